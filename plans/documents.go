@@ -1,0 +1,197 @@
+package plans
+
+import "time"
+
+// APIVersion is the only version of documents that this program reads and writes.
+const APIVersion = "muster.dev/v1alpha1"
+
+// Purpose says what a plan is for; steps declare the purposes they can serve.
+type Purpose string
+
+// The purposes.
+const (
+	Capture Purpose = "capture"
+	Recover Purpose = "recover"
+	Drill   Purpose = "drill"
+	Migrate Purpose = "migrate"
+)
+
+// Role is what a machine does in its cluster.
+type Role string
+
+// The roles.
+const (
+	ControlPlane Role = "control-plane"
+	Worker       Role = "worker"
+)
+
+// Metadata names a document.
+type Metadata struct {
+	Name   string            `yaml:"name" json:"name"`
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+}
+
+// Cluster is the inventory of one cluster.
+type Cluster struct {
+	Metadata Metadata    `yaml:"metadata" json:"metadata"`
+	Spec     ClusterSpec `yaml:"spec" json:"spec"`
+}
+
+// ClusterSpec tells how to reach a cluster.
+type ClusterSpec struct {
+	// KubeconfigFile is a path; relative ones are resolved against the document's folder.
+	KubeconfigFile string `yaml:"kubeconfigFile" json:"kubeconfigFile"`
+	// Context names the kubeconfig context; empty means its current one.
+	Context  string    `yaml:"context,omitempty" json:"context,omitempty"`
+	Etcd     Etcd      `yaml:"etcd,omitempty" json:"etcd"`
+	SSH      SSH       `yaml:"ssh,omitempty" json:"ssh"`
+	Machines []Machine `yaml:"machines,omitempty" json:"machines,omitempty"`
+}
+
+// Etcd tells how to reach the cluster's etcd members. Empty endpoints mean: port 2379 of every
+// control-plane machine; empty certificate files mean: fetched over SSH from /etc/kubernetes/pki/etcd
+// of a control-plane machine and kept in memory alone.
+type Etcd struct {
+	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
+	CAFile    string   `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	CertFile  string   `yaml:"certFile,omitempty" json:"certFile,omitempty"`
+	KeyFile   string   `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
+}
+
+// SSH tells how to log in. A machine's own settings override its document's, field by field.
+type SSH struct {
+	User           string `yaml:"user,omitempty" json:"user,omitempty"` // default root
+	Port           int    `yaml:"port,omitempty" json:"port,omitempty"` // default 22
+	KeyFile        string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
+	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty"`
+	// Sudo runs every remote command through "sudo -n"; for users other than root.
+	Sudo bool `yaml:"sudo,omitempty" json:"sudo,omitempty"`
+}
+
+// Machine is one machine of a cluster.
+type Machine struct {
+	Name    string   `yaml:"name" json:"name"` // the node's name
+	Address string   `yaml:"address" json:"address"`
+	Role    Role     `yaml:"role" json:"role"`
+	SSH     SSH      `yaml:"ssh,omitempty" json:"ssh"`
+	Devices []Device `yaml:"devices,omitempty" json:"devices,omitempty"`
+	// Replaces names the captured machine whose content a target machine receives. It is read in
+	// Machines documents alone; empty means the captured machine of the same name, else the next
+	// unused one of the same role.
+	Replaces string `yaml:"replaces,omitempty" json:"replaces,omitempty"`
+}
+
+// Device is an attached block device that is captured as an image.
+type Device struct {
+	Name string `yaml:"name" json:"name"` // the artifact's name: devices/<name>.img
+	Path string `yaml:"path" json:"path"` // on the machine: /dev/vdb
+}
+
+// Machines is a list of blank machines to rebuild a cluster on.
+type Machines struct {
+	Metadata Metadata     `yaml:"metadata" json:"metadata"`
+	Spec     MachinesSpec `yaml:"spec" json:"spec"`
+}
+
+// MachinesSpec is the content of a Machines document.
+type MachinesSpec struct {
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh"`
+	// ControlPlaneEndpoint is host:port of the API server as all machines will reach it. Empty
+	// means: the captured endpoint when a target machine has that address or it is a name, else the
+	// first control-plane machine's address and port 6443.
+	ControlPlaneEndpoint string    `yaml:"controlPlaneEndpoint,omitempty" json:"controlPlaneEndpoint,omitempty"`
+	Machines             []Machine `yaml:"machines" json:"machines"`
+}
+
+// Repository says where recovery points are kept. It holds no secret.
+type Repository struct {
+	Metadata Metadata       `yaml:"metadata" json:"metadata"`
+	Spec     RepositorySpec `yaml:"spec" json:"spec"`
+}
+
+// RepositorySpec is the content of a Repository document.
+type RepositorySpec struct {
+	// URL is file:///path or s3://bucket/prefix.
+	URL     string `yaml:"url" json:"url"`
+	S3      S3     `yaml:"s3,omitempty" json:"s3"`
+	KeyFile string `yaml:"keyFile" json:"keyFile"`
+	// PublicKey pins the ed25519 key that manifests must be signed with: "ed25519:<base64>". Empty
+	// means the one in the key file.
+	PublicKey string    `yaml:"publicKey,omitempty" json:"publicKey,omitempty"`
+	Retention Retention `yaml:"retention,omitempty" json:"retention"`
+}
+
+// S3 tells how to reach an S3 server. Credentials come from the environment (AWS_ACCESS_KEY_ID,
+// AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), from CredentialsFile, or from the instance's role.
+type S3 struct {
+	Endpoint        string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"` // https://host:port; empty means AWS
+	Region          string `yaml:"region,omitempty" json:"region,omitempty"`
+	PathStyle       bool   `yaml:"pathStyle,omitempty" json:"pathStyle,omitempty"`
+	CAFile          string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty"`
+}
+
+// Retention says which recovery points are kept: the newest of each of the last N hours, days and
+// so on, the newest Latest in any case, and nothing older than MaxAge. All zero keeps everything.
+type Retention struct {
+	Latest  int      `yaml:"latest,omitempty" json:"latest,omitempty"`
+	Hourly  int      `yaml:"hourly,omitempty" json:"hourly,omitempty"`
+	Daily   int      `yaml:"daily,omitempty" json:"daily,omitempty"`
+	Weekly  int      `yaml:"weekly,omitempty" json:"weekly,omitempty"`
+	Monthly int      `yaml:"monthly,omitempty" json:"monthly,omitempty"`
+	Yearly  int      `yaml:"yearly,omitempty" json:"yearly,omitempty"`
+	MaxAge  Duration `yaml:"maxAge,omitempty" json:"maxAge,omitempty"`
+}
+
+// Plan is an ordered list of steps, a directed acyclic graph by their needs.
+type Plan struct {
+	Metadata Metadata `yaml:"metadata" json:"metadata"`
+	Spec     PlanSpec `yaml:"spec" json:"spec"`
+}
+
+// PlanSpec is the content of a Plan document.
+type PlanSpec struct {
+	Purpose    Purpose `yaml:"purpose" json:"purpose"`
+	Cluster    string  `yaml:"cluster,omitempty" json:"cluster,omitempty"`       // name of a Cluster document
+	Repository string  `yaml:"repository,omitempty" json:"repository,omitempty"` // name of a Repository document
+	Machines   string  `yaml:"machines,omitempty" json:"machines,omitempty"`     // name of a Machines document
+	// MaxParallel bounds the tasks (items of all steps) that run at once; 0 means 8.
+	MaxParallel int    `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
+	Steps       []Step `yaml:"steps" json:"steps"`
+}
+
+// OnFailure says what happens to a run when a step has failed for good.
+type OnFailure string
+
+// The reactions to a failed step. Stop is the default: nothing new starts, what runs is finished.
+const (
+	OnFailureStop     OnFailure = "stop"
+	OnFailureContinue OnFailure = "continue" // steps that do not need this one go on
+	OnFailureUndo     OnFailure = "undo"     // stop, then undo in reverse order
+	OnFailurePause    OnFailure = "pause"    // stop and wait for `muster runs resume`
+)
+
+// Step is one step of a plan.
+type Step struct {
+	ID    string   `yaml:"id" json:"id"`
+	Uses  string   `yaml:"uses" json:"uses"`
+	Needs []string `yaml:"needs,omitempty" json:"needs,omitempty"`
+	// With holds the step's own settings; their fields are checked against the step's type.
+	With map[string]any `yaml:"with,omitempty" json:"with,omitempty"`
+	// ForEach fans the step out into items: a list, or a CEL expression that gives one.
+	ForEach     any       `yaml:"forEach,omitempty" json:"forEach,omitempty"`
+	MaxParallel int       `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
+	When        string    `yaml:"when,omitempty" json:"when,omitempty"`
+	Timeout     Duration  `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+	Retry       Retry     `yaml:"retry,omitempty" json:"retry"`
+	OnFailure   OnFailure `yaml:"onFailure,omitempty" json:"onFailure,omitempty"`
+}
+
+// Retry bounds how often a step that failed with a retryable kind is tried.
+type Retry struct {
+	Attempts int      `yaml:"attempts,omitempty" json:"attempts,omitempty"` // in all; default 3
+	Backoff  Duration `yaml:"backoff,omitempty" json:"backoff,omitempty"`   // before the second; doubles; default 1s
+}
+
+// Duration is a time.Duration that documents write as "90s", "30m" or "36h".
+type Duration time.Duration

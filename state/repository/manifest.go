@@ -1,0 +1,123 @@
+package repository
+
+import "time"
+
+// ManifestVersion is the newest manifest format this program writes, and the newest it reads.
+const ManifestVersion = 1
+
+// Manifest describes one recovery point: manifest.json at the point's root. docs/formats.md is its
+// specification. Digests are lower-case hexadecimal SHA-256 unless said otherwise; times are UTC.
+type Manifest struct {
+	Version    int       `json:"version"`
+	ID         string    `json:"id"` // the recovery point's: <cluster>-<UTC time of its revision>
+	Cluster    string    `json:"cluster"`
+	Created    time.Time `json:"created"` // when it was sealed
+	Run        string    `json:"run"`
+	Plan       string    `json:"plan"`
+	PlanDigest string    `json:"planDigest"`
+
+	Etcd       *EtcdLayer       `json:"etcd,omitempty"`
+	Namespaces *NamespacesLayer `json:"namespaces,omitempty"`
+	Machines   []MachineLayer   `json:"machines,omitempty"`
+
+	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
+	// revision. RPO is counted from here.
+	Instant time.Time `json:"instant"`
+	// SkewSeconds is the time between the first and the last layer's instant.
+	SkewSeconds float64 `json:"skewSeconds"`
+}
+
+// Content names one file of a recovery point and what it must contain.
+type Content struct {
+	Path   string `json:"path"` // from the point's root
+	Size   int64  `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
+}
+
+// EtcdLayer describes etcd/snapshot.db and the state it was taken in.
+type EtcdLayer struct {
+	Snapshot    Content      `json:"snapshot"`
+	Taken       time.Time    `json:"taken"`
+	Revision    int64        `json:"revision"`    // the newest in the snapshot
+	RaftIndex   uint64       `json:"raftIndex"`   // highest seen on any member
+	Version     string       `json:"version"`     // etcd's
+	ClusterID   string       `json:"clusterID"`   // hexadecimal
+	HashKV      uint32       `json:"hashKV"`      // equal on all members at HashRevision
+	HashRev     int64        `json:"hashRevision"`
+	Members     []EtcdMember `json:"members"`
+	Kubernetes  string       `json:"kubernetes"` // the API server's version
+	Encryption  bool         `json:"encryption"` // an EncryptionConfiguration is in force
+	Fingerprint Fingerprints `json:"fingerprints"`
+}
+
+// EtcdMember is one member as it was.
+type EtcdMember struct {
+	ID         string   `json:"id"` // hexadecimal
+	Name       string   `json:"name"`
+	PeerURLs   []string `json:"peerURLs"`
+	ClientURLs []string `json:"clientURLs"`
+	Version    string   `json:"version"`
+	DBSize     int64    `json:"dbSize"`
+	Healthy    bool     `json:"healthy"`
+}
+
+// Fingerprints identify the keys that the snapshot's content belongs to: SHA-256 over the DER form
+// of each certificate, or over the public key of the service-account key.
+type Fingerprints struct {
+	ClusterCA      string `json:"clusterCA,omitempty"`
+	EtcdCA         string `json:"etcdCA,omitempty"`
+	FrontProxyCA   string `json:"frontProxyCA,omitempty"`
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+}
+
+// NamespacesLayer describes cluster/, namespaces/ and objects.jsonl.
+type NamespacesLayer struct {
+	Revision int64         `json:"revision"` // every kind was listed at exactly this one
+	Taken    time.Time     `json:"taken"`
+	Index    Content       `json:"index"` // objects.jsonl
+	Kinds    []KindSummary `json:"kinds"`
+	Objects  int           `json:"objects"`
+	Digest   string        `json:"digest"` // over the sorted lines "<key> <object digest>\n"
+	// Left names what was not captured, or not at the revision, and why.
+	Left []LeftOut `json:"left,omitempty"`
+}
+
+// KindSummary counts one kind's objects.
+type KindSummary struct {
+	Group    string `json:"group"`
+	Version  string `json:"version"`
+	Resource string `json:"resource"`
+	Kind     string `json:"kind"`
+	Count    int    `json:"count"`
+	Digest   string `json:"digest"`
+}
+
+// LeftOut is something that a capture passed over.
+type LeftOut struct {
+	Subject string `json:"subject"`
+	Reason  string `json:"reason"`
+}
+
+// MachineLayer describes machines/<name>/.
+type MachineLayer struct {
+	Name    string         `json:"name"`
+	Address string         `json:"address"`
+	Role    string         `json:"role"`
+	OS      string         `json:"os"`   // PRETTY_NAME of os-release
+	Arch    string         `json:"arch"` // uname -m
+	Kernel  string         `json:"kernel"`
+	Taken   time.Time      `json:"taken"`
+	Rootfs  Content        `json:"rootfs"`
+	Devices []DeviceLayer  `json:"devices,omitempty"`
+	Exclude []string       `json:"exclude,omitempty"` // what the rootfs does not hold
+}
+
+// DeviceLayer describes one image of an attached device.
+type DeviceLayer struct {
+	Name       string  `json:"name"`
+	Path       string  `json:"path"` // on the captured machine
+	Image      Content `json:"image"`
+	Filesystem string  `json:"filesystem,omitempty"`
+	Mountpoint string  `json:"mountpoint,omitempty"`
+	Frozen     bool    `json:"frozen"` // the filesystem was frozen while it was read
+}
