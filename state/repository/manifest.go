@@ -38,11 +38,11 @@ type Content struct {
 type EtcdLayer struct {
 	Snapshot    Content      `json:"snapshot"`
 	Taken       time.Time    `json:"taken"`
-	Revision    int64        `json:"revision"`    // the newest in the snapshot
-	RaftIndex   uint64       `json:"raftIndex"`   // highest seen on any member
-	Version     string       `json:"version"`     // etcd's
-	ClusterID   string       `json:"clusterID"`   // hexadecimal
-	HashKV      uint32       `json:"hashKV"`      // equal on all members at HashRevision
+	Revision    int64        `json:"revision"`  // the newest in the snapshot
+	RaftIndex   uint64       `json:"raftIndex"` // highest seen on any member
+	Version     string       `json:"version"`   // etcd's
+	ClusterID   string       `json:"clusterID"` // hexadecimal
+	HashKV      uint32       `json:"hashKV"`    // equal on all members at HashRevision
 	HashRev     int64        `json:"hashRevision"`
 	Members     []EtcdMember `json:"members"`
 	Kubernetes  string       `json:"kubernetes"` // the API server's version
@@ -100,16 +100,16 @@ type LeftOut struct {
 
 // MachineLayer describes machines/<name>/.
 type MachineLayer struct {
-	Name    string         `json:"name"`
-	Address string         `json:"address"`
-	Role    string         `json:"role"`
-	OS      string         `json:"os"`   // PRETTY_NAME of os-release
-	Arch    string         `json:"arch"` // uname -m
-	Kernel  string         `json:"kernel"`
-	Taken   time.Time      `json:"taken"`
-	Rootfs  Content        `json:"rootfs"`
-	Devices []DeviceLayer  `json:"devices,omitempty"`
-	Exclude []string       `json:"exclude,omitempty"` // what the rootfs does not hold
+	Name    string        `json:"name"`
+	Address string        `json:"address"`
+	Role    string        `json:"role"`
+	OS      string        `json:"os"`   // PRETTY_NAME of os-release
+	Arch    string        `json:"arch"` // uname -m
+	Kernel  string        `json:"kernel"`
+	Taken   time.Time     `json:"taken"`
+	Rootfs  Content       `json:"rootfs"`
+	Devices []DeviceLayer `json:"devices,omitempty"`
+	Exclude []string      `json:"exclude,omitempty"` // what the rootfs does not hold
 }
 
 // DeviceLayer describes one image of an attached device.
