@@ -1,0 +1,47 @@
+# Two commands matter: `make demo` and `make test`. Both do their own set-up and can be repeated.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-builtin-rules
+
+GO      ?= go
+LINT    := $(GO) run -modfile=testenv/lint/go.mod github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+LDFLAGS := -s -w
+
+.PHONY: all build lab check test crash bench demo generate clean
+
+all: build
+
+build: bin/muster bin/lab ## build the commands
+
+bin/muster bin/lab: FORCE
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ $(if $(findstring lab,$@),./testenv/cmd/lab,./cmd/muster)
+FORCE:
+
+lab: bin/lab ## build Kubernetes, the base system and the images that lab machines need
+	bin/lab build
+
+check: ## format, vet, lint, import rules, unit tests: fast
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(LINT) run
+	MUSTER_LAB=off $(GO) test ./...
+
+test: build lab ## everything, on the lab: needs root and Debian 12
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	$(GO) vet ./...
+	$(GO) test -p 1 -timeout 40m ./...
+
+demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove it
+	@mkdir -p build
+	$(GO) run ./testenv/cmd/demo
+
+bench: build lab ## measure next to a peer in the same run; writes docs/benchmarks.md and .json
+	$(GO) run ./testenv/cmd/bench
+
+generate: ## golden files
+	$(GO) test ./plans ./cmd/muster -update
+
+clean: ## remove what was built, and every lab
+	-bin/lab down --all
+	rm -rf bin build
