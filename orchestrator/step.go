@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"time"
 
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/state/repository"
@@ -35,6 +36,23 @@ type FanOut interface {
 	Items(ctx context.Context, run *Run) ([]string, error)
 }
 
+// Summarizer is implemented by steps that stand for a layer in the run's final table.
+type Summarizer interface {
+	// Summarize tells what one receipt stands for. It does no I/O.
+	Summarize(receipt Receipt) (Summary, error)
+}
+
+// Summary is one task's share of a layer.
+type Summary struct {
+	Layer    string `json:"layer"` // etcd, machines, disks, namespaces, …
+	Unit     string `json:"unit"`  // what is counted: objects, machines, members
+	Expected int64  `json:"expected"`
+	Done     int64  `json:"done"`
+	Bytes    int64  `json:"bytes,omitempty"`
+	Digest   string `json:"digest,omitempty"`
+	Text     string `json:"text,omitempty"` // one short phrase: "revision 4711"
+}
+
 // Receipt is what a step leaves behind, as JSON: enough to resume, verify or undo it in another
 // process on another day. It never holds a secret.
 type Receipt = json.RawMessage
@@ -60,6 +78,7 @@ type Run struct {
 
 	Log      *slog.Logger
 	Progress Progress
+	Now      func() time.Time
 
 	receipts receiptSource
 }

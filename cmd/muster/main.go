@@ -1,0 +1,84 @@
+// Command muster brings a whole Kubernetes or OpenShift cluster back from a repository and a key.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run()) }
+
+// run is main with an exit code, so that tests can run the command in their own process.
+func run() int {
+	ctx, stop := interruptible()
+	defer stop()
+	app := &app{out: os.Stdout, diagnostics: os.Stderr, now: time.Now}
+	err := app.command().ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "muster: %v\n", err)
+	}
+	return exitCode(err)
+}
+
+// interruptible ends its context at the first Ctrl-C, so that the run stops cleanly and can be
+// resumed; a second one ends the process at once.
+func interruptible() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// app holds what all verbs share: where to write, the clock, and the global flags.
+type app struct {
+	out         io.Writer
+	diagnostics *os.File
+	now         func() time.Time
+
+	documents []string
+	output    string
+	verbose   bool
+	state     stateFlags
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "muster",
+		Short: "Bring a whole Kubernetes or OpenShift cluster back",
+		Long: `Muster captures etcd, machines, attached disks and every API object of a cluster into
+one recovery point, and rebuilds the cluster from nothing but a repository URL and a key.
+
+On the worst day:  muster rebuild --repository URL --key-file F --machines machines.yaml`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return oneOf("--output", a.output, "text", "json")
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringArrayVarP(&a.documents, "file", "f", nil, "documents to read: a file, or a folder of *.yaml (repeatable; default ./muster.yaml)")
+	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to standard error")
+	a.state.register(flags)
+	root.AddCommand(
+		a.initCommand(), a.planCommand(), a.runCommand(), a.runsCommand(),
+		a.pointsCommand(), a.rebuildCommand(), a.versionCommand(),
+	)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
+	return root
+}
+
+func (a *app) log() *slog.Logger {
+	level := slog.LevelWarn
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.diagnostics, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterdr/muster/orchestrator"
+)
+
+func (a *app) runsCommand() *cobra.Command {
+	command := &cobra.Command{Use: "runs", Short: "List, show, resume and cancel runs"}
+	command.AddCommand(a.runsList(), a.runsShow(), a.runsResume(), a.runsCancel())
+	return command
+}
+
+func (a *app) runsList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
+				runs, err := r.Runs(command.Context())
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return printJSON(a.out, runs)
+				}
+				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "RUN\tPLAN\tCLUSTER\tSTATE\tSTARTED\tTIME")
+				for _, run := range runs {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", run.Run, run.Plan, run.Cluster, run.State,
+						run.Started.Format(time.RFC3339), secondsText(run.Seconds))
+				}
+				return w.Flush()
+			})
+		},
+	}
+}
+
+func (a *app) runsShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show RUN", Short: "Show how a run stands", Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
+				report, err := r.Report(command.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.printRun(report)
+			})
+		},
+	}
+}
+
+func (a *app) runsResume() *cobra.Command {
+	return &cobra.Command{
+		Use: "resume RUN", Short: "Go on with a run that was interrupted, failed, or whose process died",
+		Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return a.watched(command.Context(), func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+				return r.Resume(ctx, args[0])
+			})
+		},
+	}
+}
+
+func (a *app) runsCancel() *cobra.Command {
+	var reason string
+	command := &cobra.Command{
+		Use: "cancel RUN", Short: "End a run for good", Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
+				return r.Cancel(command.Context(), args[0], reason)
+			})
+		},
+	}
+	command.Flags().StringVar(&reason, "reason", "cancelled by an operator", "why; it is journaled")
+	return command
+}
+
+// watched runs work with a live display and prints the report that it ends with.
+func (a *app) watched(ctx context.Context, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
+	display := newDisplay(a.output, a.out, a.diagnostics)
+	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
+		report, err := work(ctx, r)
+		display.done()
+		if report == nil {
+			return err
+		}
+		if printed := a.printRun(report); printed != nil {
+			return errors.Join(err, printed)
+		}
+		if err == nil && !report.Complete() {
+			return errIncomplete
+		}
+		return err
+	})
+}
+
+func (a *app) printRun(report *orchestrator.Report) error {
+	if a.output == "json" {
+		return printJSON(a.out, report)
+	}
+	return printReport(a.out, report)
+}

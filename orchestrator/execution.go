@@ -1,0 +1,384 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/journal"
+	"github.com/musterdr/muster/state/repository"
+)
+
+// defaultParallel is plans.PlanSpec.MaxParallel when the plan says nothing.
+const defaultParallel = 8
+
+// execution is one process's work on one run.
+type execution struct {
+	*Runner
+	id     string
+	plan   *plans.Checked
+	point  string
+	header journal.Header
+
+	repository *repository.Repository
+	journal    *journal.Journal
+	ledger     *ledger
+	slots      chan struct{} // bounds the tasks of all steps
+
+	failed chan error // the first failed append of a finding; the loop stops the run
+}
+
+// journalError wraps the error of an append: nothing may be done after it.
+type journalError struct{ err error }
+
+func (e *journalError) Error() string { return "the journal cannot be written: " + e.err.Error() }
+func (e *journalError) Unwrap() error { return e.err }
+
+func (r *Runner) newExecution(id string, plan *plans.Checked, point string) *execution {
+	x := &execution{Runner: r, id: id, plan: plan, point: point, failed: make(chan error, 1)}
+	x.ledger = newLedger(plan.Plan, r.fansOut, x.append)
+	parallel := plan.Plan.Spec.MaxParallel
+	if parallel == 0 {
+		parallel = defaultParallel
+	}
+	x.slots = make(chan struct{}, parallel)
+	return x
+}
+
+func (r *Runner) fansOut(uses string) bool {
+	definition, ok := r.definitions[uses]
+	if !ok {
+		return false
+	}
+	_, fans := definition.New().(FanOut)
+	return fans
+}
+
+// open opens the plan's repository and turns "latest" into the point it means now.
+func (x *execution) open(ctx context.Context) error {
+	if x.plan.Repository == nil {
+		return nil
+	}
+	opened, err := x.Runner.Repository(ctx, x.plan.Repository)
+	if err != nil {
+		return err
+	}
+	x.repository = opened
+	if x.point == "" {
+		return nil
+	}
+	point, err := opened.Point(ctx, x.point)
+	if err != nil {
+		return errors.Join(err, x.close(ctx))
+	}
+	x.point = point.ID
+	return nil
+}
+
+func (x *execution) close(ctx context.Context) error {
+	if x.repository == nil {
+		return nil
+	}
+	err := x.repository.Close(ctx)
+	x.repository = nil
+	return err
+}
+
+func (x *execution) start(ctx context.Context) (*Report, error) {
+	if err := x.preflight(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.Store.Create(ctx, x.header); err != nil {
+		return nil, err
+	}
+	owned, err := x.Store.Acquire(ctx, x.id)
+	if err != nil {
+		return nil, err
+	}
+	x.journal = owned
+	return x.work(ctx, RunStarted)
+}
+
+func (x *execution) resume(ctx context.Context) (*Report, error) {
+	owned, err := x.Store.Acquire(ctx, x.id)
+	if err != nil {
+		return nil, err
+	}
+	x.journal = owned
+	events, err := owned.Events(ctx)
+	if err == nil {
+		err = x.ledger.replay(events)
+	}
+	if err == nil {
+		err = x.takeOver(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, owned.Release(ctx))
+	}
+	return x.work(ctx, RunResumed)
+}
+
+// takeOver records what an owner that died could not: that its tasks and its run were interrupted.
+func (x *execution) takeOver(ctx context.Context) error {
+	state := x.ledger.run.state()
+	switch state {
+	case RunStateCompleted, RunStateCancelled, RunStateUndone:
+		return fault.Newf("resume run", fault.Exists, x.id, "it has ended already: %s", state)
+	case RunStateUndoing:
+		return fault.Newf("resume run", fault.Unsupported, x.id, "it was being undone; its receipts name what is left")
+	}
+	for _, step := range x.ledger.steps {
+		for _, t := range step.tasks() {
+			if !t.machine.Can(StepInterrupted) {
+				continue
+			}
+			if err := x.move(ctx, StepInterrupted, t, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if state != RunStateRunning && state != RunStatePending {
+		return nil
+	}
+	return x.moveRun(ctx, RunInterrupted, Failure{Kind: fault.Transient.String(), Error: "the process that ran it died"})
+}
+
+func (x *execution) cancelIdle(ctx context.Context, reason string) error {
+	owned, err := x.Store.Acquire(ctx, x.id)
+	if err != nil {
+		return err
+	}
+	x.journal = owned
+	events, err := owned.Events(ctx)
+	if err == nil {
+		err = x.ledger.replay(events)
+	}
+	if err == nil && !x.ledger.run.machine.Can(RunCancelled) {
+		err = fault.Newf("cancel run", fault.Exists, x.id, "it has ended already: %s", x.ledger.run.state())
+	}
+	if err == nil {
+		err = x.moveRun(ctx, RunCancelled, Failure{Kind: fault.Invalid.String(), Error: reason})
+	}
+	return errors.Join(err, owned.Release(ctx))
+}
+
+// work runs everything that is left and concludes the run.
+func (x *execution) work(ctx context.Context, how string) (*Report, error) {
+	defer x.journal.Release(context.WithoutCancel(ctx)) //nolint:errcheck // the lease ends by itself
+	if x.plan.Repository != nil && x.repository == nil {
+		if err := x.open(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := x.moveRun(ctx, how, nil); err != nil {
+		return nil, err
+	}
+	err := x.conclude(ctx, x.loop(ctx))
+	return x.report(), err
+}
+
+// stepResult is how one step's goroutine ended.
+type stepResult struct {
+	step *stepState
+	err  error
+}
+
+// loop starts steps as what they need has ended, until nothing runs and nothing is ready.
+func (x *execution) loop(ctx context.Context) error {
+	working, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	results := make(chan stepResult)
+	begun := map[string]bool{}
+	var failures []error
+	active, halted := 0, false
+	for {
+		if !halted && working.Err() == nil {
+			active += x.startReady(working, begun, results)
+		}
+		if active == 0 {
+			break
+		}
+		select {
+		case result := <-results:
+			active--
+			if result.err != nil {
+				failures = append(failures, result.err)
+				halted = halted || stopsRun(result)
+			}
+		case err := <-x.failed:
+			stop(err)
+			failures = append(failures, err)
+		case reason := <-x.journal.StopRequested():
+			stop(&cancelled{reason})
+		case <-x.journal.Lost():
+			stop(fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here"))
+			for ; active > 0; active-- {
+				<-results
+			}
+		}
+	}
+	if cause := context.Cause(working); cause != nil {
+		return cause
+	}
+	return errors.Join(failures...)
+}
+
+// cancelled is the cause of a stop that an operator asked for.
+type cancelled struct{ reason string }
+
+func (c *cancelled) Error() string { return "cancelled: " + c.reason }
+
+func stopsRun(result stepResult) bool {
+	var broken *journalError
+	if errors.As(result.err, &broken) {
+		return true
+	}
+	return result.step.spec.OnFailure != plans.OnFailureContinue
+}
+
+// startReady starts every step whose needs have ended well and returns how many it started.
+func (x *execution) startReady(ctx context.Context, begun map[string]bool, results chan<- stepResult) int {
+	started := 0
+	for _, step := range x.ledger.steps {
+		if begun[step.spec.ID] || x.ended(step) || !x.needsMet(step) {
+			continue
+		}
+		begun[step.spec.ID] = true
+		started++
+		go func() { results <- stepResult{step, x.runStep(ctx, step)} }()
+	}
+	return started
+}
+
+func (x *execution) needsMet(step *stepState) bool {
+	for _, need := range step.spec.Needs {
+		if !x.ended(x.ledger.byID[need]) {
+			return false
+		}
+	}
+	return true
+}
+
+// ended reports whether a step came to a good end: verified, or left out by its condition.
+func (x *execution) ended(step *stepState) bool {
+	if step.whole.state() == TaskSkipped {
+		return true
+	}
+	x.ledger.mu.Lock()
+	tasks, known := step.tasks(), !step.fans || step.items != nil
+	x.ledger.mu.Unlock()
+	for _, t := range tasks {
+		if t.state() != TaskVerified {
+			return false
+		}
+	}
+	return known
+}
+
+// runStep evaluates the step's condition, expands its items and runs them.
+func (x *execution) runStep(ctx context.Context, step *stepState) error {
+	wanted, err := x.wanted(step)
+	if err != nil {
+		return errors.Join(err, x.failWhole(ctx, step, err))
+	}
+	if !wanted {
+		return x.move(ctx, StepSkipped, step.whole, nil)
+	}
+	if step.fans && step.items == nil {
+		if err := x.expand(ctx, step); err != nil {
+			return err
+		}
+	}
+	return x.runItems(ctx, step)
+}
+
+func (x *execution) expand(ctx context.Context, step *stepState) error {
+	items, err := x.itemsOf(ctx, step)
+	if err != nil {
+		return errors.Join(fmt.Errorf("step %s: list items: %w", step.spec.ID, err), x.failWhole(ctx, step, err))
+	}
+	return x.record(ctx, StepItems, step.spec.ID, "", 0, items)
+}
+
+// failWhole journals an error that belongs to a step before it has items.
+func (x *execution) failWhole(ctx context.Context, step *stepState, cause error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err := x.move(ctx, StepIntent, step.whole, nil); err != nil {
+		return err
+	}
+	return x.move(ctx, StepFailed, step.whole, failure(cause))
+}
+
+func (x *execution) runItems(ctx context.Context, step *stepState) error {
+	group := errgroup.Group{}
+	group.SetLimit(cap(x.slots))
+	if step.spec.MaxParallel > 0 {
+		group.SetLimit(step.spec.MaxParallel)
+	}
+	var broken failedFlag
+	var mu sync.Mutex
+	var failures []error
+	for _, t := range step.tasks() {
+		if t.state() == TaskVerified {
+			continue
+		}
+		group.Go(func() error {
+			if broken.stops(step.spec.OnFailure) || !x.takeSlot(ctx) {
+				return nil
+			}
+			defer x.freeSlot()
+			if err := x.runTask(ctx, step.spec, t); err != nil {
+				broken.set()
+				mu.Lock()
+				defer mu.Unlock()
+				failures = append(failures, inTask(t, err))
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the tasks' errors are in failures: all of them, not the first alone
+	return errors.Join(failures...)
+}
+
+// failedFlag keeps further items from starting once one has failed.
+type failedFlag struct {
+	mu     sync.Mutex
+	failed bool
+}
+
+func (f *failedFlag) set() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = true
+}
+
+func (f *failedFlag) stops(policy plans.OnFailure) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed && policy != plans.OnFailureContinue
+}
+
+func (x *execution) takeSlot(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case x.slots <- struct{}{}:
+		return true
+	}
+}
+
+func (x *execution) freeSlot() { <-x.slots }
+
+func inTask(t *task, err error) error {
+	if t.item == "" {
+		return fmt.Errorf("step %s: %w", t.step, err)
+	}
+	return fmt.Errorf("step %s, %s: %w", t.step, t.item, err)
+}

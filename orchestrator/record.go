@@ -1,0 +1,126 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/crashpoint"
+	"github.com/musterdr/muster/state/journal"
+)
+
+// move fires a task's transition, durable first.
+func (x *execution) move(ctx context.Context, kind string, t *task, data any) error {
+	return x.record(ctx, kind, t.step, t.item, t.attempt, data)
+}
+
+func (x *execution) moveRun(ctx context.Context, kind string, data any) error {
+	return x.record(ctx, kind, "", "", 0, data)
+}
+
+func (x *execution) record(ctx context.Context, kind, step, item string, attempt int, data any) error {
+	event, err := newEvent(kind, step, item, attempt, data)
+	if err != nil {
+		return err
+	}
+	event.Time = x.Now().UTC().Truncate(time.Microsecond)
+	return x.ledger.record(ctx, event)
+}
+
+// append makes an event durable. It outlives the caller's cancellation: an event that says what was
+// done must not be lost because somebody pressed Ctrl-C.
+func (x *execution) append(ctx context.Context, event journal.Event) error {
+	crashpoint.Here("run.before-append")
+	if err := x.journal.Append(context.WithoutCancel(ctx), event); err != nil {
+		return &journalError{err}
+	}
+	crashpoint.Here("run.after-append")
+	x.Observer.Journaled(event)
+	return nil
+}
+
+// find journals a finding of a task; when that fails, the loop stops the run.
+func (x *execution) find(t *task, finding Finding) {
+	if x.journal == nil { // a dry run reports nothing for keeps
+		return
+	}
+	err := x.record(context.Background(), StepFinding, t.step, t.item, t.attempt, finding)
+	if err == nil {
+		return
+	}
+	select {
+	case x.failed <- err:
+	default: // an earlier one stops the run already
+	}
+}
+
+// view is what a task sees of its run.
+func (x *execution) view(spec plans.Step, item string, progress Progress) *Run {
+	return &Run{
+		ID: x.id, Step: spec.ID, Item: item,
+		Cluster: x.plan.Cluster, Machines: x.plan.Machines, Repository: x.repository, Point: x.point,
+		Log:      x.Log.With("run", x.id, "step", spec.ID, "item", item),
+		Progress: progress,
+		Now:      x.Now,
+		receipts: x.ledger,
+	}
+}
+
+// preflight calls Check for every step and item that is known so far, and returns every problem.
+func (x *execution) preflight(ctx context.Context) error {
+	var problems []error
+	for _, step := range x.ledger.steps {
+		if err := x.checkStep(ctx, step); err != nil {
+			problems = append(problems, err)
+		}
+		if ctx.Err() != nil {
+			return &Interrupted{fault.New("check plan", fault.Transient, x.plan.Plan.Metadata.Name, context.Cause(ctx))}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (x *execution) checkStep(ctx context.Context, step *stepState) error {
+	items := []string{""}
+	if step.fans {
+		listed, err := x.itemsOf(ctx, step)
+		if err != nil {
+			return inTask(step.whole, err)
+		}
+		items = listed
+	}
+	var problems []error
+	for _, item := range items {
+		t := &task{step: step.spec.ID, item: item}
+		worker, err := x.newStep(step.spec, item)
+		if err == nil {
+			err = worker.Check(ctx, x.view(step.spec, item, x.progressOf(t)))
+		}
+		if err != nil {
+			problems = append(problems, inTask(t, err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// wanted evaluates the step's condition.
+func (x *execution) wanted(step *stepState) (bool, error) {
+	if step.spec.When == "" {
+		return true, nil
+	}
+	return plans.EvalWhen(step.spec.When, x.facts())
+}
+
+// itemsOf lists a step's items: the plan's own list, else the step's.
+func (x *execution) itemsOf(ctx context.Context, step *stepState) ([]string, error) {
+	if step.spec.ForEach != nil {
+		return plans.EvalItems(step.spec.ForEach, x.facts())
+	}
+	worker, err := x.newStep(step.spec, "")
+	if err != nil {
+		return nil, err
+	}
+	return worker.(FanOut).Items(ctx, x.view(step.spec, "", x.progressOf(step.whole)))
+}
