@@ -176,7 +176,7 @@ func (b *builder) programs(ctx context.Context) (string, error) {
 
 // basePackages are what every machine has. haproxy serves on balancers and lies idle elsewhere.
 const basePackages = "containerd,runc,containernetworking-plugins,iptables,iproute2,openssh-server,kmod,procps," +
-	"conntrack,ethtool,socat,acl,attr,libcap2-bin,zstd,gzip,xfsprogs,sudo,haproxy,busybox-static,util-linux,ca-certificates"
+	"conntrack,ethtool,socat,acl,attr,libcap2-bin,zstd,gzip,xfsprogs,sudo,openssl,haproxy,busybox-static,util-linux,ca-certificates"
 
 // base makes the root filesystem of a blank machine.
 func (b *builder) base(ctx context.Context) (string, error) {
