@@ -264,6 +264,13 @@ func (c *checker) hasStep(id string) bool {
 	return slices.ContainsFunc(c.plan.Spec.Steps, func(s Step) bool { return s.ID == id })
 }
 
+func (c *checker) fansOut(id string) bool {
+	return slices.ContainsFunc(c.plan.Spec.Steps, func(s Step) bool {
+		spec, _ := c.vocabulary.Step(s.Uses)
+		return s.ID == id && (s.ForEach != nil || spec.FanOut)
+	})
+}
+
 // stepIDs lists the plan's steps but one.
 func (c *checker) stepIDs(but string) []string {
 	var ids []string
@@ -349,6 +356,8 @@ func (c *checker) expression(step Step, path []any, text string, want *cel.Type,
 // matter of luck.
 func (c *checker) receiptProblem(read, by string, before []string) string {
 	switch {
+	case slices.Contains(before, read) && c.fansOut(read):
+		return fmt.Sprintf("step %q has a receipt for each of its items, which expressions can't read", read)
 	case read == "" || slices.Contains(before, read):
 		return ""
 	case c.hasStep(read):
