@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/cel-go/cel"
@@ -51,7 +52,7 @@ const (
 // Step IDs become keys in the journal and names in expressions.
 var stepRule = regexp.MustCompile(`^[a-z][a-z0-9]{0,62}(-[a-z0-9]{1,62}){0,8}$`)
 
-// wantedKinds are the documents that a plan works with, by its purpose.
+// wantedKinds are the documents that a plan works with, by its purpose; none for an unknown purpose.
 func wantedKinds(purpose Purpose) []string {
 	switch purpose {
 	case Capture, Migrate:
@@ -156,7 +157,7 @@ func reference[T any](c *checker, kind, field, name string, documents map[string
 	}
 	switch known := names(documents); len(known) {
 	case 0:
-		c.problem([]any{"spec"}, "a %s plan works with a %s document and there is none", c.plan.Spec.Purpose, kind)
+		c.problem([]any{"spec"}, "a %s plan works with a %s document and none was read; add one", c.plan.Spec.Purpose, kind)
 		return nil
 	case 1:
 		return documents[known[0]]
@@ -206,7 +207,7 @@ func (c *checker) uses(step Step, at place) {
 		c.problem(at("uses"), "there is no step %q to use%s", step.Uses, suggest(step.Uses, c.vocabulary.IDs()))
 		return
 	}
-	if purpose := c.plan.Spec.Purpose; purpose != "" && !slices.Contains(spec.Purposes, purpose) {
+	if purpose := c.plan.Spec.Purpose; wantedKinds(purpose) != nil && !slices.Contains(spec.Purposes, purpose) {
 		c.problem(at("uses"), "%s serves plans to %s, not to %s", step.Uses, joined(spec.Purposes), purpose)
 	}
 	c.with(step, spec, at)
@@ -220,14 +221,11 @@ func (c *checker) uses(step Step, at place) {
 }
 
 func joined(purposes []Purpose) string {
-	text := ""
-	for i, purpose := range purposes {
-		if i > 0 {
-			text += " or "
-		}
-		text += string(purpose)
+	words := make([]string, 0, len(purposes))
+	for _, purpose := range purposes {
+		words = append(words, string(purpose))
 	}
-	return text
+	return strings.Join(words, " or ")
 }
 
 // with decodes the settings into the step's own type.

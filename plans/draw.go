@@ -80,7 +80,7 @@ func wrap(label, text string, width int) string {
 	line := label + "  "
 	if indent > width*3/4 { // a long label leaves no room beside it
 		indent = 12
-		line = label + "\n" + strings.Repeat(" ", indent)
+		line = strings.TrimRight(label, " ") + "\n" + strings.Repeat(" ", indent)
 	}
 	var b strings.Builder
 	b.WriteString(line)

@@ -100,26 +100,27 @@ func suggest(name string, known []string) string {
 // nearest returns the known name with the smallest edit distance, empty when none is near.
 func nearest(name string, known []string) string {
 	best, limit := "", max(1, len(name)/3)
+	if len(name) > longestCompared {
+		return ""
+	}
 	for _, candidate := range slices.Sorted(slices.Values(known)) {
 		if strings.EqualFold(candidate, name) {
 			return candidate
 		}
-		if d := distance(strings.ToLower(name), strings.ToLower(candidate)); d <= limit {
+		d := distance(strings.ToLower(name), strings.ToLower(candidate))
+		if d <= limit && d < len(name) {
 			best, limit = candidate, d-1
 		}
 	}
 	return best
 }
 
-// longestCompared bounds the work of distance: names in documents are far shorter.
+// longestCompared bounds the work of distance, in bytes: names in documents are far shorter.
 const longestCompared = 64
 
 // distance is the optimal string alignment distance: insertions, deletions, replacements and swaps
 // of neighbours each count one.
 func distance(a, b string) int {
-	if len(a) > longestCompared || len(b) > longestCompared {
-		return longestCompared
-	}
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)

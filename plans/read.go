@@ -191,13 +191,20 @@ func (r *reader) read(name string, content io.Reader) error {
 }
 
 // syntaxLine finds the place in the library's messages: "yaml: line 3: did not find expected key".
-var syntaxLine = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?(.*)$`)
+// Those of parserError count lines from 0, all others from 1.
+var (
+	syntaxLine  = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?(.*)$`)
+	parserError = regexp.MustCompile(`^did not find expected (key|'-' indicator|',' or '[]}]')$`)
+)
 
 func syntaxProblem(name string, err error) Problem {
 	problem := Problem{Position: Position{File: name}, Text: err.Error()}
 	if found := syntaxLine.FindStringSubmatch(problem.Text); found != nil {
 		problem.Position.Line, _ = strconv.Atoi(found[1]) // empty or digits: no line is 0
 		problem.Text = found[2]
+	}
+	if problem.Position.Line > 0 && parserError.MatchString(problem.Text) {
+		problem.Position.Line++
 	}
 	if strings.HasPrefix(problem.Text, "unknown anchor") { // names it: a value that began with *
 		problem.Text = "unknown anchor; put text that begins with * in quotes"

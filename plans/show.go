@@ -107,11 +107,13 @@ func shownItems(step Step) (string, error) {
 func shownSettings(step Step) (string, error) {
 	var settings []string
 	for _, name := range slices.Sorted(maps.Keys(step.With)) {
-		value, err := json.Marshal(step.With[name])
-		if err != nil {
+		var value strings.Builder
+		encoder := json.NewEncoder(&value)
+		encoder.SetEscapeHTML(false) // people read it
+		if err := encoder.Encode(step.With[name]); err != nil {
 			return "", fault.New("show plan", fault.Internal, step.ID, err)
 		}
-		settings = append(settings, name+": "+string(value))
+		settings = append(settings, name+": "+strings.TrimSpace(value.String()))
 	}
 	return strings.Join(settings, ", "), nil
 }

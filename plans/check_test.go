@@ -1,0 +1,142 @@
+package plans
+
+import (
+	"bytes"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/musterdr/muster/providers/fault"
+)
+
+func TestCheckErrorTexts(t *testing.T) {
+	files, err := filepath.Glob("testdata/check/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			set := mustRead(t, "testdata/inventory.yaml", file)
+			checked, err := Check(set, "checked", vocabulary())
+			if checked != nil || !fault.Is(err, fault.Invalid) {
+				t.Fatalf("got %v, %v", checked, err)
+			}
+			golden(t, strings.TrimSuffix(file, ".yaml")+".txt", []byte(err.Error()+"\n"))
+		})
+	}
+}
+
+func TestCheckFindsDocuments(t *testing.T) {
+	set := mustRead(t, "testdata/inventory.yaml", "builtin/capture.yaml", "builtin/rebuild.yaml")
+	capture, err := Check(set, "capture", vocabulary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if capture.Cluster != set.Clusters["prod"] || capture.Repository != set.Repositories["vault"] || capture.Machines != nil {
+		t.Errorf("capture refers to %+v", capture)
+	}
+	rebuild, err := Check(set, "rebuild", vocabulary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rebuild.Cluster != nil || rebuild.Repository != set.Repositories["vault"] || rebuild.Machines != set.Machines["spare"] {
+		t.Errorf("rebuild refers to %+v", rebuild)
+	}
+	if _, err := Check(set, "captur", vocabulary()); !fault.Is(err, fault.NotFound) || !strings.Contains(err.Error(), `did you mean "capture"?`) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestCheckWithoutDocuments(t *testing.T) {
+	set := mustRead(t, "builtin/capture.yaml")
+	_, err := Check(set, "capture", vocabulary())
+	want := `check plan capture: 2 problems
+  builtin/capture.yaml:9:3: a capture plan works with a Cluster document and none was read; add one
+  builtin/capture.yaml:9:3: a capture plan works with a Repository document and none was read; add one`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	checked, err := CheckSteps(set, "capture", vocabulary())
+	if err != nil || checked.Cluster != nil || len(checked.Graph.Order()) != 4 {
+		t.Errorf("got %+v, %v", checked, err)
+	}
+	set.Clusters["a"], set.Clusters["b"] = &Cluster{}, &Cluster{}
+	set.Repositories["r"] = &Repository{}
+	_, err = Check(set, "capture", vocabulary())
+	if want := "cluster is missing and there are several; known are a, b"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestCheckOfPlanWithoutSource(t *testing.T) {
+	set := NewSet()
+	set.Plans["made"] = &Plan{Metadata: Metadata{Name: "made"}, Spec: PlanSpec{
+		Purpose: Capture,
+		Steps:   []Step{{ID: "apps", Uses: "capture-namespaces", With: map[string]any{"exlude": []any{"a"}}, When: "1"}},
+	}}
+	_, err := CheckSteps(set, "made", vocabulary())
+	want := `check plan made: 2 problems
+  unknown field "exlude"; did you mean "exclude"?
+  when: the expression gives int, want bool`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestBuiltinPlansAreSound(t *testing.T) {
+	want := []string{"capture", "rebuild", "replay"}
+	if got := BuiltinNames(); !slices.Equal(got, want) {
+		t.Fatalf("names are %v, want %v", got, want)
+	}
+	for _, name := range want {
+		content, ok := Builtin(name)
+		if !ok {
+			t.Fatalf("%s is not there", name)
+		}
+		set, err := Read(name+".yaml", bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		checked, err := CheckSteps(set, name, vocabulary())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text bytes.Buffer
+		if err := Show(&text, checked, vocabulary()); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "testdata/show/builtin-"+name+".txt", text.Bytes())
+	}
+	if _, ok := Builtin("../documents"); ok {
+		t.Error("a path outside of the folder was read")
+	}
+}
+
+func TestShow(t *testing.T) {
+	set := mustRead(t, "testdata/inventory.yaml", "testdata/show/full.yaml")
+	checked, err := Check(set, "checked", vocabulary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := Show(&text, checked, vocabulary()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/show/full.txt", text.Bytes())
+	fits(t, text.String())
+}
+
+// fits wants at most 80 columns and no blanks at the ends of lines.
+func fits(t *testing.T, text string) {
+	t.Helper()
+	for _, line := range strings.Split(text, "\n") {
+		if utf8.RuneCountInString(line) > 80 {
+			t.Errorf("longer than 80 columns: %q", line)
+		}
+		if strings.TrimRight(line, " ") != line {
+			t.Errorf("blanks at the end: %q", line)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package plans
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"os"
+	"slices"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file under testdata.
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, got, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs; got:\n%s\nwant:\n%s", file, got, want)
+	}
+}
+
+// words is a vocabulary made for tests.
+type words map[string]StepSpec
+
+func (w words) Step(id string) (StepSpec, bool) { spec, ok := w[id]; return spec, ok }
+func (w words) IDs() []string                   { return slices.Sorted(maps.Keys(w)) }
+
+type plainStep struct{}
+
+type namespacesStep struct {
+	Exclude  []string `yaml:"exclude"`
+	PageSize int      `yaml:"pageSize"`
+	Settle   Duration `yaml:"settle"`
+	Limits   *struct {
+		Objects int64 `yaml:"objects"`
+		Bytes   int64 `yaml:"bytes"`
+	} `yaml:"limits"`
+}
+
+func vocabulary() words {
+	w := words{}
+	add := func(id, summary string, fans bool, purpose Purpose, make func() any) {
+		w[id] = StepSpec{ID: id, Summary: summary, FanOut: fans, Purposes: []Purpose{purpose, Drill}, New: make}
+	}
+	plain := func() any { return &plainStep{} }
+	add("snapshot-etcd", "Save a verified snapshot of etcd into the repository.", false, Capture, plain)
+	add("capture-machines", "Save root filesystems and attached disks.", true, Capture, plain)
+	add("capture-namespaces", "Save every API object, all at the revision of the etcd snapshot, in pages and in parallel.",
+		false, Capture, func() any { return &namespacesStep{} })
+	add("seal-recovery-point", "Sign one manifest over everything.", false, Capture, plain)
+	for _, id := range []string{"provision-machines", "restore-machines"} {
+		add(id, "Summary of "+id+".", true, Recover, plain)
+	}
+	for _, id := range []string{"restore-etcd", "start-control-plane", "settle-cluster", "verify-cluster"} {
+		add(id, "Summary of "+id+".", false, Recover, plain)
+	}
+	add("replay-namespaces", "Summary of replay-namespaces.", false, Migrate, plain)
+	return w
+}
+
+func mustRead(t *testing.T, paths ...string) *Set {
+	t.Helper()
+	set, err := ReadFiles(paths...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
