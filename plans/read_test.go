@@ -1,13 +1,17 @@
 package plans
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -193,13 +197,46 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for name := range set.Plans {
-			checked, err := Check(set, name, vocabulary())
+			checked, err := CheckSteps(set, name, vocabulary())
 			if err != nil {
 				continue
 			}
-			if _, _, err := Freeze(checked); err != nil {
-				t.Fatalf("a checked plan can't be frozen: %v", err)
-			}
+			surviveFreezing(t, checked)
+			surviveRunner(t, checked)
 		}
 	})
+}
+
+// surviveFreezing wants a checked plan to come out of its frozen form as the same plan.
+func surviveFreezing(t *testing.T, checked *Checked) {
+	t.Helper()
+	content, digest, err := Freeze(checked)
+	if err != nil {
+		t.Fatalf("a checked plan can't be frozen: %v", err)
+	}
+	thawed, err := Thaw(content)
+	if err != nil {
+		t.Fatalf("a frozen plan can't be thawed: %v", err)
+	}
+	if _, again, err := Freeze(thawed); err != nil || again != digest {
+		t.Fatalf("a thawed plan has another digest: %v", err)
+	}
+}
+
+// surviveRunner wants settings that were checked to decode again as the runner does it: item
+// filled in, through YAML text.
+func surviveRunner(t *testing.T, checked *Checked) {
+	t.Helper()
+	for _, step := range checked.Plan.Spec.Steps {
+		raw, err := yaml.Marshal(Expand(step.With, "some item"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec, _ := vocabulary().Step(step.Uses)
+		decoder := yaml.NewDecoder(bytes.NewReader(raw))
+		decoder.KnownFields(true)
+		if err := decoder.Decode(spec.New()); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatalf("settings were checked and yet: %v\n%s", err, raw)
+		}
+	}
 }

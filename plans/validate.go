@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -133,11 +134,10 @@ func (v *validator) machines(machines []Machine) {
 		if m.Name != "" && byName[m.Name] {
 			v.refuse(fmt.Sprintf("there is a machine %q already", m.Name), append(at, "name")...)
 		}
-		endpoint := net.JoinHostPort(m.Address, strconv.Itoa(m.SSH.Port)) // one address may forward to several
-		if other, taken := byAddress[endpoint]; taken && m.Address != "" {
+		if other, taken := byAddress[m.Address]; taken && m.Address != "" {
 			v.refuse(fmt.Sprintf("machine %q has this address already", other), append(at, "address")...)
 		}
-		byName[m.Name], byAddress[endpoint] = true, m.Name
+		byName[m.Name], byAddress[m.Address] = true, m.Name
 	}
 }
 
@@ -145,7 +145,7 @@ func (v *validator) machine(m *Machine, at []any) {
 	if v.required(m.Name, append(at, "name")...) && !nameRule.MatchString(m.Name) {
 		v.refuse("name: "+nameText, append(at, "name")...)
 	}
-	if v.required(m.Address, append(at, "address")...) && strings.ContainsAny(m.Address, " /@[]") {
+	if v.required(m.Address, append(at, "address")...) && !isHost(m.Address) {
 		v.refuse("address: want an IP address or a host name; the port belongs in ssh.port", append(at, "address")...)
 	}
 	switch m.Role {
@@ -158,6 +158,15 @@ func (v *validator) machine(m *Machine, at []any) {
 	}
 	v.ssh(&m.SSH, append(at, "ssh")...)
 	v.devices(m.Devices, append(at, "devices"))
+}
+
+// isHost accepts IP addresses and host names; a colon stands in IPv6 addresses alone.
+func isHost(text string) bool {
+	if strings.Contains(text, ":") {
+		_, err := netip.ParseAddr(text)
+		return err == nil
+	}
+	return !strings.ContainsAny(text, " /@[]")
 }
 
 func (v *validator) devices(devices []Device, at []any) {
