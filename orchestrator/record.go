@@ -7,7 +7,6 @@ import (
 
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
-	"github.com/musterdr/muster/state/crashpoint"
 	"github.com/musterdr/muster/state/journal"
 )
 
@@ -32,11 +31,9 @@ func (x *execution) record(ctx context.Context, kind, step, item string, attempt
 // append makes an event durable. It outlives the caller's cancellation: an event that says what was
 // done must not be lost because somebody pressed Ctrl-C.
 func (x *execution) append(ctx context.Context, event journal.Event) error {
-	crashpoint.Here("run.before-append")
 	if err := x.journal.Append(context.WithoutCancel(ctx), event); err != nil {
 		return &journalError{err}
 	}
-	crashpoint.Here("run.after-append")
 	x.Observer.Journaled(event)
 	return nil
 }

@@ -1,0 +1,255 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/crashpoint"
+)
+
+// leaseSeconds is how long an owner that nobody hears from keeps its run.
+const leaseSeconds = 10
+
+// Journal is one run, owned by this process. It is safe for concurrent use.
+type Journal struct {
+	store *Store
+	id    string
+	key   string
+	lease clientv3.LeaseID
+	born  int64 // the create revision of the owner's key: the fence
+
+	mu       sync.Mutex // one append at a time
+	sequence int64
+
+	lost   chan struct{}
+	once   sync.Once
+	stop   chan string
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// identity says which process owns a run, so that one that died on this machine needn't be waited
+// for.
+type identity struct {
+	Owner   string `json:"owner"`
+	Boot    string `json:"boot"` // of the machine
+	PID     int    `json:"pid"`
+	Started string `json:"started"` // of the process, in clock ticks since boot
+}
+
+func self(owner string) identity {
+	return identity{Owner: owner, Boot: bootID(), PID: os.Getpid(), Started: processStart(os.Getpid())}
+}
+
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// processStart is field 22 of /proc/<pid>/stat (proc(5)), "" when there is no such process or it is
+// a zombie.
+func processStart(pid int) string {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 20 || fields[0] == "Z" {
+		return ""
+	}
+	return fields[19]
+}
+
+// dead reports whether the process is known to have ended.
+func (i identity) dead() bool {
+	return i.Boot != "" && i.Boot == bootID() && processStart(i.PID) != i.Started
+}
+
+// Acquire makes this process the run's owner. It returns fault.Busy, naming the owner, while another
+// process lives that owns it; one that died on this machine is not waited for.
+func (s *Store) Acquire(ctx context.Context, id string) (*Journal, error) {
+	lease, err := s.client.Grant(ctx, leaseSeconds)
+	if err != nil {
+		return nil, s.fail("take run", id, err)
+	}
+	j := &Journal{store: s, id: id, key: runKey(id, "owner"), lease: lease.ID, lost: make(chan struct{}), stop: make(chan string, 1)}
+	if err := j.take(ctx); err != nil {
+		_, _ = s.client.Revoke(context.WithoutCancel(ctx), lease.ID) // it ends by itself otherwise
+		return nil, err
+	}
+	if err := j.readSequence(ctx); err != nil {
+		_, _ = s.client.Revoke(context.WithoutCancel(ctx), lease.ID)
+		return nil, err
+	}
+	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	j.cancel = cancel
+	beats, err := s.client.KeepAlive(living, lease.ID)
+	if err != nil {
+		cancel()
+		return nil, s.fail("take run", id, err)
+	}
+	j.done.Add(2)
+	go j.keepAlive(living, beats)
+	go j.watchStop(living)
+	return j, nil
+}
+
+func (j *Journal) take(ctx context.Context) error {
+	me, err := json.Marshal(self(j.store.config.Owner))
+	if err != nil {
+		return fault.New("take run", fault.Internal, j.id, err)
+	}
+	put := clientv3.OpPut(j.key, string(me), clientv3.WithLease(j.lease))
+	free := clientv3.Compare(clientv3.CreateRevision(j.key), "=", 0)
+	done, err := j.store.client.Txn(ctx).If(free).Then(put).Else(clientv3.OpGet(j.key)).Commit()
+	if err != nil {
+		return j.store.fail("take run", j.id, err)
+	}
+	if done.Succeeded {
+		j.born = done.Header.Revision
+		return nil
+	}
+	held := done.Responses[0].GetResponseRange().Kvs[0]
+	var owner identity
+	if err := json.Unmarshal(held.Value, &owner); err != nil || !owner.dead() {
+		return fault.Newf("take run", fault.Busy, j.id,
+			"%s works on it; if that process is gone, try again in %d seconds", owner.Owner, leaseSeconds)
+	}
+	// Fenced: only if the dead owner's key is still the one that was read.
+	same := clientv3.Compare(clientv3.ModRevision(j.key), "=", held.ModRevision)
+	cleared, err := j.store.client.Txn(ctx).If(same).Then(clientv3.OpDelete(j.key)).Commit()
+	if err != nil {
+		return j.store.fail("take run", j.id, err)
+	}
+	if !cleared.Succeeded {
+		return fault.Newf("take run", fault.Busy, j.id, "another process took it just now")
+	}
+	return j.take(ctx)
+}
+
+func (j *Journal) readSequence(ctx context.Context) error {
+	found, err := j.store.client.Get(ctx, runKey(j.id, "sequence"))
+	if err != nil {
+		return j.store.fail("take run", j.id, err)
+	}
+	if len(found.Kvs) == 0 {
+		return fault.Newf("take run", fault.NotFound, j.id, "there is no such run")
+	}
+	j.sequence, err = strconv.ParseInt(string(found.Kvs[0].Value), 10, 64)
+	if err != nil {
+		return fault.New("take run", fault.Corrupt, j.id, err)
+	}
+	return nil
+}
+
+func (j *Journal) keepAlive(ctx context.Context, beats <-chan *clientv3.LeaseKeepAliveResponse) {
+	defer j.done.Done()
+	for range beats {
+	}
+	if ctx.Err() == nil {
+		j.lose()
+	}
+}
+
+func (j *Journal) watchStop(ctx context.Context) {
+	defer j.done.Done()
+	key := runKey(j.id, "stop")
+	for ctx.Err() == nil {
+		for response := range j.store.client.Watch(ctx, key, clientv3.WithRev(j.born)) {
+			for _, change := range response.Events {
+				select {
+				case j.stop <- string(change.Kv.Value):
+				default: // one request is enough
+				}
+			}
+		}
+		select { // the watch ended, as it does when its revision was compacted: look again
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (j *Journal) lose() { j.once.Do(func() { close(j.lost) }) }
+
+// Lost is closed when the lease is lost: nothing more may be done for the run.
+func (j *Journal) Lost() <-chan struct{} { return j.lost }
+
+// StopRequested receives the reason when somebody asks to cancel the run.
+func (j *Journal) StopRequested() <-chan string { return j.stop }
+
+// Append makes events durable, all or none, in one fenced transaction. The error's kind is
+// fault.Denied when another process owns the run now: the caller must stop.
+func (j *Journal) Append(ctx context.Context, events ...Event) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	operations := make([]clientv3.Op, 0, len(events)+1)
+	for i := range events {
+		events[i].Version = Version
+		events[i].Sequence = j.sequence + int64(i) + 1
+		raw, err := json.Marshal(events[i])
+		if err != nil {
+			return fault.New("append to journal", fault.Internal, events[i].Type, err)
+		}
+		operations = append(operations, clientv3.OpPut(eventKey(j.id, events[i].Sequence), string(raw)))
+	}
+	next := j.sequence + int64(len(events))
+	operations = append(operations, clientv3.OpPut(runKey(j.id, "sequence"), strconv.FormatInt(next, 10)))
+	crashpoint.Here("journal.before-append")
+	done, err := j.store.client.Txn(ctx).If(
+		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),
+		clientv3.Compare(clientv3.Value(runKey(j.id, "sequence")), "=", strconv.FormatInt(j.sequence, 10)),
+	).Then(operations...).Commit()
+	if err != nil {
+		return j.store.fail("append to journal", j.id, err)
+	}
+	if !done.Succeeded {
+		j.lose()
+		return fault.Newf("append to journal", fault.Denied, j.id, "the run belongs to another process now; this one has stopped")
+	}
+	crashpoint.Here("journal.after-append")
+	j.sequence = next
+	return nil
+}
+
+// Events returns all events of the run.
+func (j *Journal) Events(ctx context.Context) ([]Event, error) { return j.store.Events(ctx, j.id, 0) }
+
+// Release gives the run up, so that another process can take it at once.
+func (j *Journal) Release(ctx context.Context) error {
+	j.cancel()
+	j.done.Wait()
+	if _, err := j.store.client.Revoke(ctx, j.lease); err != nil {
+		return j.store.fail("release run", j.id, fmt.Errorf("its lease ends by itself in %d seconds: %w", leaseSeconds, err))
+	}
+	return nil
+}
+
+// Owner tells who works on a run.
+func (s *Store) Owner(ctx context.Context, id string) (owner string, alive bool, err error) {
+	found, err := s.client.Get(ctx, runKey(id, "owner"))
+	if err != nil {
+		return "", false, s.fail("find owner", id, err)
+	}
+	if len(found.Kvs) == 0 {
+		return "", false, nil
+	}
+	var who identity
+	if err := json.Unmarshal(found.Kvs[0].Value, &who); err != nil {
+		return "", false, fault.New("find owner", fault.Corrupt, id, err)
+	}
+	return who.Owner, !who.dead(), nil
+}
