@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -98,20 +99,20 @@ func refuseContent(dir string) error {
 	return nil
 }
 
-func readFile(path string) (Contents, error) {
+func readFile(path string) (pages.Contents, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Contents{}, fault.New(restoring, fault.NotFound, path, err)
+		return pages.Contents{}, fault.New(restoring, fault.NotFound, path, err)
 	}
 	if err != nil {
-		return Contents{}, fault.New(restoring, fault.Internal, path, err)
+		return pages.Contents{}, fault.New(restoring, fault.Internal, path, err)
 	}
 	defer f.Close() //nolint:errcheck // it was only read
 	info, err := f.Stat()
 	if err != nil {
-		return Contents{}, fault.New(restoring, fault.Internal, path, err)
+		return pages.Contents{}, fault.New(restoring, fault.Internal, path, err)
 	}
-	return Read(f, info.Size())
+	return pages.Read(f, info.Size())
 }
 
 // runRestore calls etcdutl's library. It reports through its logger what it can't go on with, and

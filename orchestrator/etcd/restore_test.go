@@ -2,14 +2,17 @@ package etcd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -32,7 +35,7 @@ func take(t *testing.T) (path string, at int64, want map[string]string) {
 	if err := os.WriteFile(path, raw.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	at, err := Revision(bytes.NewReader(raw.Bytes()), int64(raw.Len()))
+	at, err := pages.Revision(bytes.NewReader(raw.Bytes()), int64(raw.Len()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +119,7 @@ func TestRestoreRefuses(t *testing.T) {
 		}
 		return path
 	}
-	database := sample(t)
+	database := emptyDatabase(t)
 	whole := sealed(database)
 	tampered := bytes.Clone(whole)
 	tampered[len(tampered)-100] ^= 1
@@ -156,6 +159,32 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := Restore(t.Context(), good); err != nil {
 		t.Fatalf("the unchanged case must work: %v", err)
 	}
+}
+
+// emptyDatabase is what a member has that was never written to.
+func emptyDatabase(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{"alarm", "cluster", "key", "lease", "members", "meta"} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
 
 func TestBump(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
 
+	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -44,7 +45,7 @@ func TestSnapshotUnderWritesIsWhatEtcdutlReads(t *testing.T) {
 	if err := errors.Join(err, <-written); err != nil {
 		t.Fatal(err)
 	}
-	contents, err := Read(bytes.NewReader(raw.Bytes()), info.Size)
+	contents, err := pages.Read(bytes.NewReader(raw.Bytes()), info.Size)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package etcd
+package pages
 
 import (
 	"bytes"
@@ -10,11 +10,10 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// This file reads bbolt's format (go.etcd.io/bbolt, internal/common: meta.go, page.go, inode.go), so
-// that a snapshot inside the repository can be looked into without a copy on disk, which is what
-// bbolt itself would need. It reads only what is asked for, a few bytes at a time, and takes nothing
-// in the file for granted: every offset is checked against the page it stands in, and both depth and
-// the number of elements are bounded, so that a page which points to itself comes to an end.
+// The format is bbolt's (go.etcd.io/bbolt, internal/common: meta.go, page.go, inode.go). Only what is
+// asked for is read, a few bytes at a time, and nothing in the file is taken for granted: every offset
+// is checked against the page it stands in, and both depth and the number of elements are bounded, so
+// that a page which points to itself comes to an end.
 //
 // All integers are little-endian, the byte order of the machine that wrote them: bbolt files of
 // big-endian machines are refused by their magic number.
