@@ -11,17 +11,18 @@ import (
 	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/musterdr/muster/orchestrator/etcd/etcdtest"
 	"github.com/musterdr/muster/providers/fault"
 )
 
 func TestInspectDescribesHealthyCluster(t *testing.T) {
-	c := newCluster(t, 3).start(t)
-	client := c.client(t)
-	revision := fill(t, client, "/registry/a/", 50, 100)
+	c := etcdtest.New(t, 3).Start(t)
+	client := c.Client(t)
+	revision := etcdtest.Fill(t, client, "/registry/a/", 50, 100)
 	if _, err := client.Compact(t.Context(), revision-10); err != nil {
 		t.Fatal(err)
 	}
-	state, err := Inspect(t.Context(), c.access())
+	state, err := Inspect(t.Context(), accessTo(c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestInspectDescribesHealthyCluster(t *testing.T) {
 		if m.Leader {
 			leaders++
 		}
-		if m.Name != c.configs[i].Name || m.Endpoint != c.endpoint(i) || m.PeerURLs[0] != c.peers()[i].URL || m.Version == "" || m.DBSize == 0 {
+		if m.Name != c.Configs[i].Name || m.Endpoint != c.Endpoint(i) || m.PeerURLs[0] != peersOf(c)[i].URL || m.Version == "" || m.DBSize == 0 {
 			t.Errorf("member %d: %+v", i, m)
 		}
 	}
@@ -50,8 +51,8 @@ func TestInspectDescribesHealthyCluster(t *testing.T) {
 }
 
 func TestInspectFindsMembersThatNoEndpointNames(t *testing.T) {
-	c := newCluster(t, 3).start(t)
-	access := c.access()
+	c := etcdtest.New(t, 3).Start(t)
+	access := accessTo(c)
 	var dialed atomic.Int64
 	access.Endpoints = access.Endpoints[1:2]
 	access.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -68,35 +69,35 @@ func TestInspectFindsMembersThatNoEndpointNames(t *testing.T) {
 }
 
 func TestInspectRefusesMemberThatIsDown(t *testing.T) {
-	c := newCluster(t, 3).start(t)
-	c.stop(2)
-	_, err := Inspect(t.Context(), c.access())
+	c := etcdtest.New(t, 3).Start(t)
+	c.Stop(2)
+	_, err := Inspect(t.Context(), accessTo(c))
 	wantFault(t, err, fault.Transient, "member cp-2 does not answer")
-	c.stop(1)
-	_, err = Inspect(t.Context(), c.access())
+	c.Stop(1)
+	_, err = Inspect(t.Context(), accessTo(c))
 	wantFault(t, err, fault.Transient, "there is no quorum")
 }
 
 func TestInspectRefusesForeignCertificates(t *testing.T) {
-	c, foreign := newCluster(t, 1).start(t), newPKI(t)
-	access := c.access()
-	access.TLS = foreign.client
+	c, foreign := etcdtest.New(t, 1).Start(t), etcdtest.NewPKI(t)
+	access := accessTo(c)
+	access.TLS = foreign.Client
 	_, err := Inspect(t.Context(), access)
 	wantFault(t, err, fault.Denied, "use the authority that signed the members' certificates")
 
-	access.TLS = c.pki.client.Clone()
-	access.TLS.Certificates = foreign.client.Certificates
+	access.TLS = c.PKI.Client.Clone()
+	access.TLS.Certificates = foreign.Client.Certificates
 	_, err = Inspect(t.Context(), access)
 	wantFault(t, err, fault.Denied, "use a certificate that the etcd authority signed")
 }
 
 func TestInspectRefusesEndpointsOfTwoClusters(t *testing.T) {
-	c, other := newCluster(t, 1), newCluster(t, 1)
-	other.configs[0].ClientTLSInfo = c.configs[0].ClientTLSInfo
-	c.start(t)
-	other.start(t)
-	access := c.access()
-	access.Endpoints = append(access.Endpoints, other.endpoint(0))
+	c, other := etcdtest.New(t, 1), etcdtest.New(t, 1)
+	other.Configs[0].ClientTLSInfo = c.Configs[0].ClientTLSInfo
+	c.Start(t)
+	other.Start(t)
+	access := accessTo(c)
+	access.Endpoints = append(access.Endpoints, other.Endpoint(0))
 	_, err := Inspect(t.Context(), access)
 	wantFault(t, err, fault.Invalid, "list the members of one cluster alone")
 }
@@ -109,12 +110,12 @@ func TestInspectRefusesEndpointThatIsNoURL(t *testing.T) {
 }
 
 func TestInspectRefusesLearner(t *testing.T) {
-	c := newCluster(t, 1).start(t)
-	learner := freeURL(t)
-	if _, err := c.client(t).MemberAddAsLearner(t.Context(), []string{learner.String()}); err != nil {
+	c := etcdtest.New(t, 1).Start(t)
+	learner := etcdtest.FreeURL(t)
+	if _, err := c.Client(t).MemberAddAsLearner(t.Context(), []string{learner.String()}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Inspect(t.Context(), c.access())
+	_, err := Inspect(t.Context(), accessTo(c))
 	wantFault(t, err, fault.Busy, "is a learner: promote it")
 }
 
@@ -129,33 +130,33 @@ func TestInspectRefusesAlarms(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.alarm.String(), func(t *testing.T) {
-			c := newCluster(t, 1).start(t)
-			client := c.client(t)
+			c := etcdtest.New(t, 1).Start(t)
+			client := c.Client(t)
 			request := &etcdserverpb.AlarmRequest{
 				Action:   etcdserverpb.AlarmRequest_ACTIVATE,
-				MemberID: uint64(c.members[0].Server.MemberID()),
+				MemberID: uint64(c.Members[0].Server.MemberID()),
 				Alarm:    tt.alarm,
 			}
 			if _, err := etcdserverpb.NewMaintenanceClient(client.ActiveConnection()).Alarm(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Inspect(t.Context(), c.access())
+			_, err := Inspect(t.Context(), accessTo(c))
 			wantFault(t, err, tt.kind, tt.text)
 		})
 	}
 }
 
 func TestInspectFindsMemberWithOtherData(t *testing.T) {
-	c := newCluster(t, 3).start(t)
-	fill(t, c.client(t), "/registry/a/", 20, 100)
-	if _, err := Inspect(t.Context(), c.access()); err != nil {
+	c := etcdtest.New(t, 3).Start(t)
+	etcdtest.Fill(t, c.Client(t), "/registry/a/", 20, 100)
+	if _, err := Inspect(t.Context(), accessTo(c)); err != nil {
 		t.Fatal(err)
 	}
-	c.stop(1)
-	forge(t, filepath.Join(c.configs[1].Dir, "member", "snap", "db"))
-	c.begin(t, 1)
-	c.await(t, 1)
-	_, err := Inspect(t.Context(), c.access())
+	c.Stop(1)
+	forge(t, filepath.Join(c.Configs[1].Dir, "member", "snap", "db"))
+	c.Begin(t, 1)
+	c.Await(t, 1)
+	_, err := Inspect(t.Context(), accessTo(c))
 	wantFault(t, err, fault.Corrupt, "do not back up from cp-1:")
 }
 
@@ -186,4 +187,16 @@ func wantFault(t *testing.T, err error, kind fault.Kind, text string) {
 	if !fault.Is(err, kind) || !strings.Contains(err.Error(), text) {
 		t.Fatalf("got %v error %v, want %v with %q", fault.KindOf(err), err, kind, text)
 	}
+}
+
+func accessTo(c *etcdtest.Cluster) Access {
+	return Access{Endpoints: c.Endpoints(), TLS: c.PKI.Client}
+}
+
+func peersOf(c *etcdtest.Cluster) []Peer {
+	var peers []Peer
+	for _, config := range c.Configs {
+		peers = append(peers, Peer{Name: config.Name, URL: config.AdvertisePeerUrls[0].String()})
+	}
+	return peers
 }

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/musterdr/muster/orchestrator/etcd/etcdtest"
 	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -19,18 +20,18 @@ import (
 // take fills a cluster of three, keeps its snapshot in a file, and lets it go on after.
 func take(t *testing.T) (path string, at int64, want map[string]string) {
 	t.Helper()
-	c := newCluster(t, 3).start(t)
-	client := c.client(t)
-	fill(t, client, "/registry/a/", 100, 200)
+	c := etcdtest.New(t, 3).Start(t)
+	client := c.Client(t)
+	etcdtest.Fill(t, client, "/registry/a/", 100, 200)
 	if _, err := client.Delete(t.Context(), "/registry/a/00007"); err != nil {
 		t.Fatal(err)
 	}
 	want = list(t, client)
 	var raw bytes.Buffer
-	if _, err := Snapshot(t.Context(), c.access(), c.endpoint(1), &raw); err != nil {
+	if _, err := Snapshot(t.Context(), accessTo(c), c.Endpoint(1), &raw); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, client, "/registry/after/", 30, 10)
+	etcdtest.Fill(t, client, "/registry/after/", 30, 10)
 	path = filepath.Join(t.TempDir(), "snapshot.db")
 	if err := os.WriteFile(path, raw.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
@@ -39,8 +40,8 @@ func take(t *testing.T) (path string, at int64, want map[string]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range c.members {
-		c.stop(i)
+	for i := range c.Members {
+		c.Stop(i)
 	}
 	return path, at, want
 }
@@ -63,32 +64,32 @@ func TestRestoredClusterHoldsSnapshotAndOnlyGrows(t *testing.T) {
 	path, at, want := take(t)
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d members", size), func(t *testing.T) {
-			c := newCluster(t, size)
-			for _, config := range c.configs {
+			c := etcdtest.New(t, size)
+			for _, config := range c.Configs {
 				restore := RestoreConfig{
-					Snapshot: path, DataDir: config.Dir, Name: config.Name, Peers: c.peers(),
+					Snapshot: path, DataDir: config.Dir, Name: config.Name, Peers: peersOf(c),
 					Token: "muster-" + config.InitialClusterToken, Bump: Bump(200),
 				}
 				if err := Restore(t.Context(), restore); err != nil {
 					t.Fatal(err)
 				}
 			}
-			c.start(t)
+			c.Start(t)
 			checkRestored(t, c, at, want)
 		})
 	}
 }
 
-func checkRestored(t *testing.T, c *testCluster, at int64, want map[string]string) {
+func checkRestored(t *testing.T, c *etcdtest.Cluster, at int64, want map[string]string) {
 	t.Helper()
-	state, err := Inspect(t.Context(), c.access())
+	state, err := Inspect(t.Context(), accessTo(c))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if state.Revision != at+leastBump || len(state.Members) != len(c.configs) {
-		t.Errorf("revision %d with %d members, want %d with %d", state.Revision, len(state.Members), at+leastBump, len(c.configs))
+	if state.Revision != at+leastBump || len(state.Members) != len(c.Configs) {
+		t.Errorf("revision %d with %d members, want %d with %d", state.Revision, len(state.Members), at+leastBump, len(c.Configs))
 	}
-	client := c.client(t)
+	client := c.Client(t)
 	if got := list(t, client); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("the content differs: %d keys, want %d", len(got), len(want))
 	}
@@ -99,7 +100,7 @@ func checkRestored(t *testing.T, c *testCluster, at int64, want map[string]strin
 		t.Errorf("an old watch gets %v, compact revision %d", err, old.CompactRevision)
 	}
 	watch := client.Watch(t.Context(), "/", clientv3.WithPrefix(), clientv3.WithRev(old.CompactRevision))
-	fill(t, client, "/registry/new/", 3, 10)
+	etcdtest.Fill(t, client, "/registry/new/", 3, 10)
 	for last := at + leastBump; last < at+leastBump+3; {
 		for _, event := range (<-watch).Events {
 			if event.Kv.ModRevision <= last {

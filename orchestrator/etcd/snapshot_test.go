@@ -14,14 +14,15 @@ import (
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
 
+	"github.com/musterdr/muster/orchestrator/etcd/etcdtest"
 	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
 )
 
 func TestSnapshotUnderWritesIsWhatEtcdutlReads(t *testing.T) {
-	c := newCluster(t, 3).start(t)
-	client := c.client(t)
-	fill(t, client, "/registry/a/", 500, 1000)
+	c := etcdtest.New(t, 3).Start(t)
+	client := c.Client(t)
+	etcdtest.Fill(t, client, "/registry/a/", 500, 1000)
 	if _, err := client.Compact(t.Context(), 100); err != nil {
 		t.Fatal(err)
 	}
@@ -35,12 +36,12 @@ func TestSnapshotUnderWritesIsWhatEtcdutlReads(t *testing.T) {
 			}
 		}
 	}()
-	state, err := Inspect(t.Context(), c.access())
+	state, err := Inspect(t.Context(), accessTo(c))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var raw bytes.Buffer
-	info, err := Snapshot(t.Context(), c.access(), state.Sources()[0].Endpoint, &raw)
+	info, err := Snapshot(t.Context(), accessTo(c), state.Sources()[0].Endpoint, &raw)
 	stop()
 	if err := errors.Join(err, <-written); err != nil {
 		t.Fatal(err)
@@ -72,16 +73,16 @@ func TestSnapshotUnderWritesIsWhatEtcdutlReads(t *testing.T) {
 }
 
 func TestSnapshotPassesOnWriteError(t *testing.T) {
-	c := newCluster(t, 1).start(t)
+	c := etcdtest.New(t, 1).Start(t)
 	full := fault.Newf("write", fault.NoSpace, "disk", "it is full")
-	_, err := Snapshot(t.Context(), c.access(), c.endpoint(0), writerFunc(func([]byte) (int, error) { return 0, full }))
+	_, err := Snapshot(t.Context(), accessTo(c), c.Endpoint(0), writerFunc(func([]byte) (int, error) { return 0, full }))
 	wantFault(t, err, fault.NoSpace, "it is full")
 }
 
 func TestSnapshotOfMemberThatIsDown(t *testing.T) {
-	c := newCluster(t, 1).start(t)
-	c.stop(0)
-	_, err := Snapshot(t.Context(), c.access(), c.endpoint(0), &bytes.Buffer{})
+	c := etcdtest.New(t, 1).Start(t)
+	c.Stop(0)
+	_, err := Snapshot(t.Context(), accessTo(c), c.Endpoint(0), &bytes.Buffer{})
 	wantFault(t, err, fault.Transient, "stream etcd snapshot")
 }
 

@@ -1,7 +1,7 @@
-package etcd
+// Package etcdtest runs real etcd clusters with TLS inside a test's process.
+package etcdtest
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,13 +24,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// testPKI is an authority with one certificate that serves as server, peer and client.
-type testPKI struct {
-	dir    string
-	client *tls.Config
+// PKI is an authority with one certificate that serves as server, peer and client.
+type PKI struct {
+	Dir    string      // holds ca.crt, member.crt, member.key
+	Client *tls.Config // trusts the authority and presents the certificate
 }
 
-func newPKI(t *testing.T) testPKI {
+// NewPKI makes an authority and its files in a folder of the test.
+func NewPKI(t *testing.T) PKI {
 	t.Helper()
 	dir := t.TempDir()
 	caKey, caCert, caDER := certificate(t, nil, nil)
@@ -45,7 +46,7 @@ func newPKI(t *testing.T) testPKI {
 	pool := x509.NewCertPool()
 	pool.AddCert(caCert)
 	pair := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	return testPKI{dir: dir, client: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}
+	return PKI{Dir: dir, Client: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}
 }
 
 func certificate(t *testing.T, signer *ecdsa.PrivateKey, parent *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate, []byte) {
@@ -85,49 +86,50 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 	}
 }
 
-// testCluster is a real etcd cluster inside the test's process.
-type testCluster struct {
-	pki     testPKI
-	configs []*embed.Config
-	members []*embed.Etcd
+// Cluster is a real etcd cluster. Its members are named cp-0, cp-1 and so on.
+type Cluster struct {
+	PKI     PKI
+	Configs []*embed.Config // a member's data directory is Dir; it may be filled before Start
+	Members []*embed.Etcd   // nil while it does not run
 }
 
-// dataDirs are where the members' data will be, by position; files may be put there before start.
-func newCluster(t *testing.T, size int) *testCluster {
+// New prepares a cluster. What was started ends with the test.
+func New(t *testing.T, size int) *Cluster {
 	t.Helper()
-	c := &testCluster{pki: newPKI(t), members: make([]*embed.Etcd, size)}
+	c := &Cluster{PKI: NewPKI(t), Members: make([]*embed.Etcd, size)}
 	var initial []string
 	for i := range size {
 		config := embed.NewConfig()
 		config.Name, config.Dir = fmt.Sprintf("cp-%d", i), filepath.Join(t.TempDir(), "etcd")
-		client, peer := freeURL(t), freeURL(t)
+		client, peer := FreeURL(t), FreeURL(t)
 		config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 		config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 		config.ListenMetricsUrls = nil
 		files := &config.ClientTLSInfo
 		for range 2 {
-			files.CertFile, files.KeyFile = filepath.Join(c.pki.dir, "member.crt"), filepath.Join(c.pki.dir, "member.key")
-			files.TrustedCAFile, files.ClientCertAuth = filepath.Join(c.pki.dir, "ca.crt"), true
+			files.CertFile, files.KeyFile = filepath.Join(c.PKI.Dir, "member.crt"), filepath.Join(c.PKI.Dir, "member.key")
+			files.TrustedCAFile, files.ClientCertAuth = filepath.Join(c.PKI.Dir, "ca.crt"), true
 			files = &config.PeerTLSInfo
 		}
 		config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 		config.TickMs, config.ElectionMs = 50, 500
 		config.UnsafeNoFsync = true
 		initial = append(initial, config.Name+"="+peer.String())
-		c.configs = append(c.configs, config)
+		c.Configs = append(c.Configs, config)
 	}
-	for _, config := range c.configs {
+	for _, config := range c.Configs {
 		config.InitialCluster, config.InitialClusterToken = strings.Join(initial, ","), t.Name()
 	}
 	t.Cleanup(func() {
-		for i := range c.members {
-			c.stop(i)
+		for i := range c.Members {
+			c.Stop(i)
 		}
 	})
 	return c
 }
 
-func freeURL(t *testing.T) url.URL {
+// FreeURL is a loopback URL that nobody listens on.
+func FreeURL(t *testing.T) url.URL {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -137,65 +139,64 @@ func freeURL(t *testing.T) url.URL {
 	return url.URL{Scheme: "https", Host: listener.Addr().String()}
 }
 
-func (c *testCluster) start(t *testing.T) *testCluster {
+// Start starts all members and waits until they are ready.
+func (c *Cluster) Start(t *testing.T) *Cluster {
 	t.Helper()
-	for i := range c.members {
-		c.begin(t, i)
+	for i := range c.Members {
+		c.Begin(t, i)
 	}
-	for i := range c.members {
-		c.await(t, i)
+	for i := range c.Members {
+		c.Await(t, i)
 	}
 	return c
 }
 
-func (c *testCluster) begin(t *testing.T, i int) {
+// Begin starts one member, which may need others to become ready.
+func (c *Cluster) Begin(t *testing.T, i int) {
 	t.Helper()
-	member, err := embed.StartEtcd(c.configs[i])
+	member, err := embed.StartEtcd(c.Configs[i])
 	if err != nil {
-		t.Fatalf("start %s: %v", c.configs[i].Name, err)
+		t.Fatalf("start %s: %v", c.Configs[i].Name, err)
 	}
-	c.members[i] = member
+	c.Members[i] = member
 }
 
-func (c *testCluster) await(t *testing.T, i int) {
+// Await waits until a member is ready.
+func (c *Cluster) Await(t *testing.T, i int) {
 	t.Helper()
 	select {
-	case <-c.members[i].Server.ReadyNotify():
-	case err := <-c.members[i].Err():
-		t.Fatalf("%s: %v", c.configs[i].Name, err)
+	case <-c.Members[i].Server.ReadyNotify():
+	case err := <-c.Members[i].Err():
+		t.Fatalf("%s: %v", c.Configs[i].Name, err)
 	case <-t.Context().Done():
 		t.Fatal("the test ended before the member was ready")
 	}
 }
 
-func (c *testCluster) stop(i int) {
-	if c.members[i] != nil {
-		c.members[i].Close()
-		c.members[i] = nil
+// Stop ends a member, if it runs.
+func (c *Cluster) Stop(i int) {
+	if c.Members[i] != nil {
+		c.Members[i].Close()
+		c.Members[i] = nil
 	}
 }
 
-func (c *testCluster) endpoint(i int) string { return c.configs[i].AdvertiseClientUrls[0].String() }
+// Endpoint is a member's client URL.
+func (c *Cluster) Endpoint(i int) string { return c.Configs[i].AdvertiseClientUrls[0].String() }
 
-func (c *testCluster) access() Access {
-	access := Access{TLS: c.pki.client}
-	for i := range c.configs {
-		access.Endpoints = append(access.Endpoints, c.endpoint(i))
+// Endpoints are all members' client URLs.
+func (c *Cluster) Endpoints() []string {
+	var out []string
+	for i := range c.Configs {
+		out = append(out, c.Endpoint(i))
 	}
-	return access
+	return out
 }
 
-func (c *testCluster) peers() []Peer {
-	var peers []Peer
-	for _, config := range c.configs {
-		peers = append(peers, Peer{Name: config.Name, URL: config.AdvertisePeerUrls[0].String()})
-	}
-	return peers
-}
-
-func (c *testCluster) client(t *testing.T) *clientv3.Client {
+// Client returns a client of all members, which is closed with the test.
+func (c *Cluster) Client(t *testing.T) *clientv3.Client {
 	t.Helper()
-	client, err := c.access().connect(context.Background(), c.access().Endpoints...)
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), TLS: c.PKI.Client.Clone(), Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,8 +204,8 @@ func (c *testCluster) client(t *testing.T) *clientv3.Client {
 	return client
 }
 
-// fill writes n keys with values of a size and returns the last revision.
-func fill(t *testing.T, client *clientv3.Client, prefix string, n, size int) int64 {
+// Fill writes n keys with values of a size and returns the last revision.
+func Fill(t *testing.T, client *clientv3.Client, prefix string, n, size int) int64 {
 	t.Helper()
 	value := strings.Repeat("v", size)
 	var revision int64
