@@ -142,7 +142,7 @@ func (c *capture) read(ctx context.Context, r Resource, items chan<- item) error
 	subject := r.Name + "." + groupDir(r.Group)
 	switch code := statusCode(err); {
 	case err == nil && r.Foreign:
-		c.leave(subject, "another API server keeps it: listed at its newest state, not at the revision")
+		c.leave(subject, foreignKind)
 	case code == 404 || code == 405:
 		c.leave(subject, "the server stopped serving it while the capture ran")
 	case code >= 500 && r.Foreign:

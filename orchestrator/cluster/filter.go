@@ -39,11 +39,11 @@ func (f *filter) resources(all []Resource) ([]Resource, []repository.LeftOut) {
 		kept = append(kept, r)
 	}
 	for _, pattern := range f.exclude {
-		left = append(left, repository.LeftOut{Subject: "namespace " + pattern, Reason: "the plan excludes this namespace"})
+		left = append(left, repository.LeftOut{Subject: excludedNamespace + pattern, Reason: "the plan excludes this namespace"})
 	}
 	if len(f.include) > 0 {
 		left = append(left, repository.LeftOut{
-			Subject: "namespaces other than " + strings.Join(f.include, ", "), Reason: "the plan includes these alone",
+			Subject: includedNamespaces + strings.Join(f.include, ", "), Reason: "the plan includes these alone",
 		})
 	}
 	return kept, left
@@ -70,3 +70,31 @@ func (f *filter) skipsNamespace(name string) bool {
 func sortLeft(left []repository.LeftOut) {
 	sort.Slice(left, func(i, j int) bool { return left[i].Subject < left[j].Subject })
 }
+
+const (
+	excludedNamespace  = "namespace "
+	includedNamespaces = "namespaces other than "
+)
+
+// filterOf reads back from a manifest what its capture passed over, so that a comparison looks at
+// the same objects. An excluded kind is passed over whatever its reason was.
+func filterOf(layer repository.NamespacesLayer) *filter {
+	f := &filter{}
+	for _, left := range layer.Left {
+		if list, found := strings.CutPrefix(left.Subject, includedNamespaces); found {
+			f.include = strings.Split(list, ", ")
+			continue
+		}
+		if pattern, found := strings.CutPrefix(left.Subject, excludedNamespace); found {
+			f.exclude = append(f.exclude, pattern)
+			continue
+		}
+		if left.Reason != foreignKind {
+			f.kinds = append(f.kinds, left.Subject)
+		}
+	}
+	return f
+}
+
+// foreignKind is the reason of a kind that was captured, but not at the revision.
+const foreignKind = "another API server keeps it: listed at its newest state, not at the revision"

@@ -1,6 +1,9 @@
 package cluster
 
-import "path"
+import (
+	"path"
+	"strings"
+)
 
 // Rule names resources, or single objects, and says why an operation treats them apart. Empty
 // fields match everything; fields are path.Match patterns. Group "core" is the legacy group.
@@ -9,7 +12,8 @@ type Rule struct {
 	Resource  string
 	Namespace string
 	Name      string
-	// Fields, where the operation knows them, narrows the rule to these field paths: see fieldPath.
+	// Fields narrows the rule to what these JSON pointers name; none means the whole object. A
+	// segment "*" stands for every entry, and one that ends with "*" for every key that begins so.
 	Fields []string
 	Reason string
 }
@@ -69,4 +73,75 @@ func find(rules []Rule, group, resource string) (Rule, bool) {
 		}
 	}
 	return Rule{}, false
+}
+
+// conditional is a Rule that holds for some objects of what it names.
+type conditional struct {
+	Rule
+	when func(Object) bool // nil means always
+}
+
+// notReplayed lists objects that a recovery point holds and that are not created in another cluster:
+// what belongs to the captured cluster's own machines and control plane, and what controllers make
+// again from objects that are replayed.
+func notReplayed() []conditional {
+	return []conditional{
+		{Rule: Rule{Group: "core", Resource: "nodes", Reason: "a cluster's own machines"}},
+		{Rule: Rule{Group: "storage.k8s.io", Resource: "csinodes", Reason: "a cluster's own machines"}},
+		{Rule: Rule{Group: "storage.k8s.io", Resource: "volumeattachments", Reason: "volumes attached to the captured cluster's machines"}},
+		{Rule: Rule{Group: "storage.k8s.io", Resource: "csistoragecapacities", Reason: "measured by each cluster's storage drivers"}},
+		{Rule: Rule{Group: "coordination.k8s.io", Reason: "heartbeats and elections of the captured cluster's processes"}},
+		{Rule: Rule{Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Reason: "requests to the captured cluster's authority"}},
+		{Rule: Rule{Group: "discovery.k8s.io", Resource: "endpointslices", Reason: "a controller derives it from Services and Pods"}, when: derived},
+		{Rule: Rule{Group: "core", Resource: "endpoints", Reason: "a controller derives it from Services and Pods"}, when: derived},
+		{Rule: Rule{Group: "networking.k8s.io", Resource: "ipaddresses", Reason: "allocated to each cluster's Services"}},
+		{Rule: Rule{Group: "networking.k8s.io", Resource: "servicecidrs", Name: "kubernetes", Reason: "each cluster's own address range"}},
+		{Rule: Rule{Group: "apiregistration.k8s.io", Resource: "apiservices", Reason: "the API server registers its own groups"}, when: localAPIService},
+		{Rule: Rule{Group: "flowcontrol.apiserver.k8s.io", Reason: "the API server keeps its own"}, when: autoUpdated},
+		{Rule: Rule{Group: "rbac.authorization.k8s.io", Reason: "the API server makes its own roles and bindings"}, when: bootstrapRBAC},
+		{Rule: Rule{Group: "scheduling.k8s.io", Resource: "priorityclasses", Name: "system-*", Reason: "the API server makes its own"}},
+		{Rule: Rule{Group: "core", Resource: "namespaces", Name: "kube-*", Reason: "the system's own namespaces"}},
+		{Rule: Rule{Group: "core", Resource: "namespaces", Name: "default", Reason: "the system's own namespaces"}},
+		{Rule: Rule{Namespace: "kube-*", Reason: "a cluster's own control plane"}},
+		{Rule: Rule{Group: "core", Resource: "services", Namespace: "default", Name: "kubernetes", Reason: "the API server's own address"}},
+		{Rule: Rule{Group: "core", Resource: "configmaps", Name: "kube-root-ca.crt", Reason: "each cluster's own authority"}},
+		{Rule: Rule{Group: "core", Resource: "configmaps", Name: "openshift-service-ca.crt", Reason: "each cluster's own authority"}},
+		{Rule: Rule{Group: "core", Resource: "serviceaccounts", Name: "default", Reason: "a controller makes one in each namespace"}, when: plainAccount},
+		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "a token that only the captured cluster's key vouches for"}, when: accountToken},
+		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "bootstrap tokens admit machines to the captured cluster"}, when: bootstrapToken},
+		{Rule: Rule{Group: "core", Resource: "pods", Reason: "kubelet writes mirror pods from its manifests"}, when: mirror},
+		{Rule: Rule{Group: "core", Resource: "pods", Reason: "its controller makes it again"}, when: Object.controlled},
+		{Rule: Rule{Group: "core", Resource: "pods", Reason: "it had ended"}, when: ended},
+		{Rule: Rule{Group: "batch", Resource: "jobs", Reason: "its CronJob starts the next one when it is due"}, when: Object.controlled},
+		{Rule: Rule{Group: "apps", Resource: "controllerrevisions", Reason: "its controller makes it again"}, when: Object.controlled},
+		{Rule: Rule{Group: "apps", Resource: "replicasets", Reason: "its Deployment makes it again"}, when: Object.controlled},
+		{Rule: Rule{Group: "core", Resource: "persistentvolumes", Reason: "a dynamically provisioned volume: its claim makes one anew"}, when: provisioned},
+		{Rule: Rule{Group: "build.openshift.io", Resource: "builds", Reason: "a build belongs to the cluster that ran it"}},
+		{Rule: Rule{Reason: "it was being deleted already"}, when: deleting},
+	}
+}
+
+func localAPIService(o Object) bool { return at(o, "spec", "service") == nil }
+
+func autoUpdated(o Object) bool {
+	value, found := o.annotation("apf.kubernetes.io/autoupdate-spec")
+	return found && value == "true" || o.name() == "exempt" || o.name() == "catch-all"
+}
+
+func bootstrapRBAC(o Object) bool {
+	return label(o, "kubernetes.io/bootstrapping") == "rbac-defaults" || strings.HasPrefix(o.name(), "kubeadm:")
+}
+
+// plainAccount reports a default service account that nobody added anything to.
+func plainAccount(o Object) bool {
+	return at(o, "metadata", "annotations") == nil && at(o, "metadata", "labels") == nil && o["imagePullSecrets"] == nil
+}
+
+func accountToken(o Object) bool { return o.text("type") == "kubernetes.io/service-account-token" }
+
+func bootstrapToken(o Object) bool { return o.text("type") == "bootstrap.kubernetes.io/token" }
+
+func provisioned(o Object) bool {
+	_, found := o.annotation("pv.kubernetes.io/provisioned-by")
+	return found
 }

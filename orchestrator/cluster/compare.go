@@ -1,0 +1,529 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
+
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
+)
+
+const (
+	maxDifferences = 200 // that a Comparison lists; the counts are always whole
+	maxFields      = 12  // that one Difference names
+)
+
+// CompareConfig says what to compare.
+type CompareConfig struct {
+	Client *Client
+	// Layer and Entries are the captured side: the manifest's layer and its index.
+	Layer   repository.NamespacesLayer
+	Entries []Entry
+	// Load reads the YAML file of an entry.
+	Load func(ctx context.Context, id repository.ID) ([]byte, error)
+	Mode Mode
+}
+
+// Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
+// + Different; Extra objects are those that the capture does not know and nothing excuses.
+type Comparison struct {
+	Mode     Mode  `json:"mode"`
+	Revision int64 `json:"revision"` // of the living cluster
+	Tally
+	Kinds []KindTally `json:"kinds"`
+	// Captured and Living are digests over what is not excused, after normalisation: equal when and
+	// only when nothing is missing, different or extra.
+	Captured    string       `json:"captured"`
+	Living      string       `json:"living"`
+	Differences []Difference `json:"differences,omitempty"` // bounded
+	Exceptions  []Exception  `json:"exceptions,omitempty"`
+}
+
+// Tally counts objects.
+type Tally struct {
+	Expected  int `json:"expected"`
+	Equal     int `json:"equal"`
+	Excused   int `json:"excused"`
+	Missing   int `json:"missing"`
+	Different int `json:"different"`
+	Extra     int `json:"extra"`
+}
+
+// KindTally counts the objects of one kind.
+type KindTally struct {
+	Group    string `json:"group"`
+	Resource string `json:"resource"`
+	Tally
+}
+
+// Difference is one object that is not as it was.
+type Difference struct {
+	Key  string `json:"key"`
+	What string `json:"what"` // missing, different, extra
+	// Fields are JSON pointers of what differs; never values.
+	Fields []string `json:"fields,omitempty"`
+}
+
+// Exception counts the objects that one documented reason excused.
+type Exception struct {
+	Reason string `json:"reason"`
+	Count  int    `json:"count"`
+}
+
+// Same reports whether everything came back.
+func (c Comparison) Same() bool { return c.Missing == 0 && c.Different == 0 && c.Extra == 0 }
+
+// Compare lists the living cluster at one revision and compares it with a capture, object by object.
+func Compare(ctx context.Context, config CompareConfig) (Comparison, error) {
+	c := &comparison{config: config, filter: filterOf(config.Layer), entries: map[Key]*expected{}, reasons: map[string]int{},
+		tallies: map[Key]*Tally{}, rules: exceptions()}
+	for i := range config.Entries {
+		c.entries[config.Entries[i].Key()] = &expected{Entry: config.Entries[i]}
+	}
+	var err error
+	if c.facts, err = c.gather(ctx); err != nil {
+		return Comparison{}, err
+	}
+	if c.revision, err = config.Client.newestRevision(ctx); err != nil {
+		return Comparison{}, err
+	}
+	resources, err := c.resources(ctx)
+	if err != nil {
+		return Comparison{}, err
+	}
+	if err := c.living(ctx, resources); err != nil {
+		return Comparison{}, err
+	}
+	if err := c.missing(ctx); err != nil {
+		return Comparison{}, err
+	}
+	return c.result(), nil
+}
+
+// comparison is one comparison at work.
+type comparison struct {
+	config   CompareConfig
+	filter   *filter
+	rules    []exception
+	facts    facts
+	revision int64
+
+	mu       sync.Mutex
+	entries  map[Key]*expected
+	tallies  map[Key]*Tally // by group and resource
+	reasons  map[string]int
+	diffs    []Difference
+	captured []line
+	lively   []line
+	lost     []candidate // captured and not living, not excused by a rule
+	spare    []candidate // living and not captured, not excused by a rule
+}
+
+type expected struct {
+	Entry
+	seen bool
+}
+
+type line struct{ key, digest string }
+
+// candidate is an object that one side lacks. Pods that a controller replaced are paired by owner.
+type candidate struct {
+	key    Key
+	owner  string // of the controller, empty when there is none
+	digest string
+}
+
+// resources lists what to read: the captured kinds in their captured versions, and all others that
+// the cluster serves.
+func (c *comparison) resources(ctx context.Context) ([]Resource, error) {
+	served, _, err := c.config.Client.Discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	versions := map[Key]string{}
+	for _, entry := range c.config.Entries {
+		versions[Key{Group: entry.Group, Resource: entry.Resource}] = entry.Version
+	}
+	served, _ = c.filter.resources(served)
+	for i, r := range served {
+		if version, found := versions[Key{Group: r.Group, Resource: r.Name}]; found {
+			served[i].Version = version
+		}
+	}
+	return served, nil
+}
+
+// living compares every object of the cluster.
+func (c *comparison) living(ctx context.Context, resources []Resource) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(max(readers, runtime.GOMAXPROCS(0)))
+	for _, r := range resources {
+		group.Go(func() error {
+			revision := c.revision
+			if r.Foreign {
+				revision = 0
+			}
+			err := c.config.Client.list(ctx, r, revision, nil, func(raw json.RawMessage) error { return c.one(ctx, r, raw) })
+			if statusCode(err) == 404 {
+				return nil // no longer served in this version: its objects count as missing
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (c *comparison) one(ctx context.Context, r Resource, raw json.RawMessage) error {
+	object, err := decodeObject(raw)
+	if err != nil {
+		return fault.New("compare", fault.Corrupt, r.Name, err)
+	}
+	object["apiVersion"], object["kind"] = r.apiVersion(), r.Kind
+	if c.filter.skips(r, object) {
+		return nil
+	}
+	key := Key{Group: r.Group, Resource: r.Name, Namespace: object.namespace(), Name: object.name()}
+	c.mu.Lock()
+	entry := c.entries[key]
+	if entry != nil {
+		entry.seen = true
+	}
+	c.mu.Unlock()
+	if entry == nil {
+		c.unknown(key, object)
+		return nil
+	}
+	return c.both(ctx, key, entry.Entry, object)
+}
+
+// both compares an object that both sides have.
+func (c *comparison) both(ctx context.Context, key Key, entry Entry, living Object) error {
+	digest := Digest(living)
+	if reason := c.excused(key, living); reason != "" {
+		c.excuse(key, reason, true)
+		return nil
+	}
+	if digest == entry.Digest && c.config.Mode == Rebuild && !c.hasFieldRule(key, living) {
+		c.equal(key, digest)
+		return nil
+	}
+	captured, err := c.load(ctx, entry)
+	if err != nil {
+		return err
+	}
+	if reason := c.excused(key, captured); reason != "" {
+		c.excuse(key, reason, true)
+		return nil
+	}
+	before, after := c.normalise(key, captured), c.normalise(key, living)
+	was, is := Digest(before), Digest(after)
+	if was == is {
+		c.equal(key, was)
+		return nil
+	}
+	c.different(key, was, is, differingFields(stable(before), stable(after), maxFields))
+	return nil
+}
+
+func (c *comparison) load(ctx context.Context, entry Entry) (Object, error) {
+	text, err := c.config.Load(ctx, entry.ID)
+	if err != nil {
+		return nil, fault.New("compare", fault.KindOf(err), entry.Path(), err)
+	}
+	return parseFile(entry.Path(), text)
+}
+
+// parseFile reads an object's YAML file.
+func parseFile(path string, text []byte) (Object, error) {
+	raw, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		// The parser quotes what it cannot read, and that can be a Secret.
+		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not YAML: verify the recovery point")
+	}
+	object, err := decodeObject(raw)
+	if err != nil {
+		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not an object: verify the recovery point")
+	}
+	return object, nil
+}
+
+func (c *comparison) equal(key Key, digest string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tally := c.tally(key)
+	tally.Expected++
+	tally.Equal++
+	c.captured = append(c.captured, line{key.String(), digest})
+	c.lively = append(c.lively, line{key.String(), digest})
+}
+
+func (c *comparison) different(key Key, was, is string, fields []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tally := c.tally(key)
+	tally.Expected++
+	tally.Different++
+	c.captured = append(c.captured, line{key.String(), was})
+	c.lively = append(c.lively, line{key.String(), is})
+	c.differ(Difference{Key: key.String(), What: "different", Fields: fields})
+}
+
+func (c *comparison) differ(d Difference) {
+	if len(c.diffs) < maxDifferences {
+		c.diffs = append(c.diffs, d)
+	}
+}
+
+// excuse counts an object that a rule covers; expected is false for one that the capture lacks.
+func (c *comparison) excuse(key Key, reason string, expected bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reasons[reason]++
+	if expected {
+		tally := c.tally(key)
+		tally.Expected++
+		tally.Excused++
+	}
+}
+
+func (c *comparison) tally(key Key) *Tally {
+	kind := Key{Group: key.Group, Resource: key.Resource}
+	if c.tallies[kind] == nil {
+		c.tallies[kind] = &Tally{}
+	}
+	return c.tallies[kind]
+}
+
+// excused returns the reason why an object need not be as it was, empty when there is none.
+func (c *comparison) excused(key Key, o Object) string {
+	for _, rule := range c.rules {
+		if len(rule.Fields) == 0 && c.holds(rule, key, o) {
+			return rule.Reason
+		}
+	}
+	return ""
+}
+
+func (c *comparison) holds(rule exception, key Key, o Object) bool {
+	return (rule.mode == "" || rule.mode == c.config.Mode) && rule.matches(key) && (rule.when == nil || rule.when(c.facts, o))
+}
+
+func (c *comparison) hasFieldRule(key Key, o Object) bool {
+	return slices.ContainsFunc(c.rules, func(rule exception) bool { return len(rule.Fields) > 0 && c.holds(rule, key, o) })
+}
+
+// normalise returns a copy without the fields that exceptions cover.
+func (c *comparison) normalise(key Key, o Object) Object {
+	copied := clone(o).(Object)
+	for _, rule := range c.rules {
+		if !c.holds(rule, key, o) {
+			continue
+		}
+		for _, pointer := range rule.Fields {
+			removePointer(copied, pointer)
+		}
+	}
+	return copied
+}
+
+// unknown looks at an object that the capture does not know.
+func (c *comparison) unknown(key Key, o Object) {
+	if c.config.Mode == Replay {
+		return // the cluster ran before the replay and may hold what it wants
+	}
+	if reason := c.excused(key, o); reason != "" {
+		c.excuse(key, reason, false)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spare = append(c.spare, candidate{key: key, owner: controllerOf(key, o), digest: Digest(c.normalise(key, o))})
+}
+
+// missing looks at every entry that the cluster did not show.
+func (c *comparison) missing(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for key, entry := range c.entries {
+		if entry.seen {
+			continue
+		}
+		group.Go(func() error {
+			object, err := c.load(ctx, entry.Entry)
+			if err != nil {
+				return err
+			}
+			if reason := c.excused(key, object); reason != "" {
+				c.excuse(key, reason, true)
+				return nil
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.lost = append(c.lost, candidate{key: key, owner: controllerOf(key, object), digest: Digest(c.normalise(key, object))})
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// controllerOf names the controller of a pod: whoever made one makes others in its place.
+func controllerOf(key Key, o Object) string {
+	if key.Group != "" || key.Resource != "pods" {
+		return ""
+	}
+	for _, owner := range o.owners() {
+		if owner.controller {
+			return strings.Join([]string{key.Namespace, owner.group, owner.kind, owner.name}, "/")
+		}
+	}
+	return ""
+}
+
+const (
+	replaced = "its controller replaced the pod"
+	scaled   = "a controller made it since"
+)
+
+// pair excuses pods that their controller replaced one for one, and then takes what is left for
+// missing and extra.
+func (c *comparison) pair() {
+	sortCandidates(c.lost)
+	sortCandidates(c.spare)
+	spare := map[string]int{}
+	for _, s := range c.spare {
+		spare[s.owner]++
+	}
+	for _, lost := range c.lost {
+		if lost.owner != "" && spare[lost.owner] > 0 {
+			spare[lost.owner]--
+			c.excuse(lost.key, replaced, true)
+			continue
+		}
+		tally := c.tally(lost.key)
+		tally.Expected++
+		tally.Missing++
+		c.captured = append(c.captured, line{lost.key.String(), lost.digest})
+		c.differ(Difference{Key: lost.key.String(), What: "missing"})
+	}
+	for _, extra := range c.spare {
+		if extra.owner != "" {
+			c.excuse(extra.key, scaled, false)
+			continue
+		}
+		c.tally(extra.key).Extra++
+		c.lively = append(c.lively, line{extra.key.String(), extra.digest})
+		c.differ(Difference{Key: extra.key.String(), What: "extra"})
+	}
+}
+
+func sortCandidates(list []candidate) {
+	slices.SortFunc(list, func(a, b candidate) int { return a.key.Compare(b.key) })
+}
+
+func (c *comparison) result() Comparison {
+	c.pair()
+	result := Comparison{
+		Mode: c.config.Mode, Revision: c.revision, Captured: digestLines(c.captured), Living: digestLines(c.lively), Differences: c.diffs,
+	}
+	for kind, tally := range c.tallies {
+		result.Kinds = append(result.Kinds, KindTally{Group: kind.Group, Resource: kind.Resource, Tally: *tally})
+		result.Tally.add(*tally)
+	}
+	slices.SortFunc(result.Kinds, func(a, b KindTally) int {
+		return Key{Group: a.Group, Resource: a.Resource}.Compare(Key{Group: b.Group, Resource: b.Resource})
+	})
+	slices.SortFunc(result.Differences, func(a, b Difference) int { return strings.Compare(a.Key, b.Key) })
+	for reason, count := range c.reasons {
+		result.Exceptions = append(result.Exceptions, Exception{Reason: reason, Count: count})
+	}
+	slices.SortFunc(result.Exceptions, func(a, b Exception) int { return strings.Compare(a.Reason, b.Reason) })
+	return result
+}
+
+func (t *Tally) add(other Tally) {
+	t.Expected += other.Expected
+	t.Equal += other.Equal
+	t.Excused += other.Excused
+	t.Missing += other.Missing
+	t.Different += other.Different
+	t.Extra += other.Extra
+}
+
+func digestLines(lines []line) string {
+	slices.SortFunc(lines, func(a, b line) int { return strings.Compare(a.key, b.key) })
+	sum := sha256.New()
+	for _, l := range lines {
+		fmt.Fprintf(sum, "%s %s\n", l.key, l.digest)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// gather compares the machines of both sides.
+func (c *comparison) gather(ctx context.Context) (facts, error) {
+	living := map[string]string{}
+	nodes := Resource{Version: "v1", Name: "nodes", Kind: "Node"}
+	err := c.config.Client.list(ctx, nodes, 0, nil, func(raw json.RawMessage) error {
+		node, err := decodeObject(raw)
+		if err != nil {
+			return err
+		}
+		living[node.name()] = internalIP(node)
+		return nil
+	})
+	if err != nil {
+		return facts{}, err
+	}
+	found := facts{gone: map[string]bool{}, kept: map[string]bool{}}
+	captured := 0
+	for _, entry := range c.config.Entries {
+		if entry.Group != "" || entry.Resource != "nodes" {
+			continue
+		}
+		captured++
+		node, err := c.load(ctx, entry)
+		if err != nil {
+			return facts{}, err
+		}
+		address, lives := living[entry.Name]
+		found.gone[entry.Name] = !lives
+		found.kept[entry.Name] = lives && address == internalIP(node)
+		found.moved = found.moved || !found.kept[entry.Name]
+	}
+	found.moved = found.moved || captured != len(living)
+	return found, nil
+}
+
+func internalIP(node Object) string {
+	addresses, _ := at(node, "status", "addresses").([]any)
+	for _, address := range addresses {
+		if entry, ok := address.(map[string]any); ok && entry["type"] == "InternalIP" {
+			text, _ := entry["address"].(string)
+			return text
+		}
+	}
+	return ""
+}
+
+// Loader reads objects from a repository.
+func Loader(r *repository.Repository) func(context.Context, repository.ID) ([]byte, error) {
+	return func(ctx context.Context, id repository.ID) ([]byte, error) {
+		reader, err := r.Open(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		text, err := io.ReadAll(reader)
+		return text, errors.Join(err, reader.Close())
+	}
+}
