@@ -26,7 +26,7 @@ type ledger struct {
 	findings []taskFinding
 	started  time.Time
 	ended    time.Time
-	failure  *Failure // the first that ended the run
+	failure  *Failure      // the first that ended the run
 	working  time.Duration // the time processes worked on the run, pauses left out
 	resumed  time.Time
 	receipts []*task // in the order they came; a repeated one moves to the end
@@ -174,13 +174,13 @@ func (l *ledger) apply(event journal.Event) error {
 	if event.Type == StepFinding {
 		return l.applyFinding(event)
 	}
-	task := l.find(event.Step, event.Item)
+	moved := l.find(event.Step, event.Item)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if event.Type == StepReceipt {
-		l.receipts = append(slices.DeleteFunc(l.receipts, func(t *task) bool { return t == task }), task)
+		l.receipts = append(slices.DeleteFunc(l.receipts, func(known *task) bool { return known == moved }), moved)
 	}
-	return task.apply(event)
+	return moved.apply(event)
 }
 
 func (l *ledger) applyRun(event journal.Event) error {

@@ -81,6 +81,9 @@ func (x *execution) preflight(ctx context.Context) error {
 
 func (x *execution) checkStep(ctx context.Context, step *stepState) error {
 	items := []string{""}
+	if plans.ReadsReceipts(step.spec.ForEach) {
+		return nil // nothing is known before the steps it reads from have run
+	}
 	if step.fans {
 		listed, err := x.itemsOf(ctx, step)
 		if err != nil {

@@ -2,9 +2,11 @@ package orchestrator
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"time"
 
+	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/journal"
 )
@@ -183,8 +185,9 @@ func (s Summary) plus(other Summary) Summary {
 func (x *execution) facts() plans.Facts {
 	facts := plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.point, Now: x.Now(), Receipts: map[string]any{}}
 	for _, step := range x.ledger.steps {
-		if receipt := x.ledger.receipt(step.spec.ID, ""); receipt != nil {
-			facts.Receipts[step.spec.ID] = decoded(receipt)
+		var content any
+		if receipt := x.ledger.receipt(step.spec.ID, ""); receipt != nil && json.Unmarshal(receipt, &content) == nil {
+			facts.Receipts[step.spec.ID] = content
 		}
 	}
 	return facts

@@ -1,0 +1,36 @@
+// Package steps holds the steps that plans can use, one file each: file, type and ID have the same
+// name. All is the list of them; a step exists for plans when it stands there.
+package steps
+
+import (
+	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/plans"
+)
+
+// All lists every step.
+func All() []orchestrator.Definition {
+	capture := []plans.Purpose{plans.Capture}
+	recovery := []plans.Purpose{plans.Recover, plans.Drill}
+	return []orchestrator.Definition{
+		{ID: "snapshot-etcd", Summary: "store a verified snapshot of etcd", Purposes: capture,
+			New: func() orchestrator.Step { return &SnapshotEtcd{} }},
+		{ID: "capture-machines", Summary: "store root filesystems and attached devices", Purposes: capture,
+			New: func() orchestrator.Step { return &CaptureMachines{} }},
+		{ID: "capture-namespaces", Summary: "store every API object at one exact revision", Purposes: capture,
+			New: func() orchestrator.Step { return &CaptureNamespaces{} }},
+		{ID: "seal-recovery-point", Summary: "make one signed recovery point of what was stored", Purposes: capture,
+			New: func() orchestrator.Step { return &SealRecoveryPoint{} }},
+		{ID: "provision-machines", Summary: "check that the target machines are reachable and blank", Purposes: recovery,
+			New: func() orchestrator.Step { return &ProvisionMachines{} }},
+		{ID: "restore-machines", Summary: "fill machines with captured root filesystems and devices", Purposes: recovery,
+			New: func() orchestrator.Step { return &RestoreMachines{} }},
+		{ID: "restore-etcd", Summary: "make new etcd members from the snapshot", Purposes: recovery,
+			New: func() orchestrator.Step { return &RestoreEtcd{} }},
+		{ID: "start-control-plane", Summary: "start control planes and wait for the API servers", Purposes: recovery,
+			New: func() orchestrator.Step { return &StartControlPlane{} }},
+		{ID: "settle-cluster", Summary: "clear what is stale, start workers, wait for nodes and pods", Purposes: recovery,
+			New: func() orchestrator.Step { return &SettleCluster{} }},
+		{ID: "verify-cluster", Summary: "compare the living cluster with the recovery point", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
+			New: func() orchestrator.Step { return &VerifyCluster{} }},
+	}
+}
