@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/musterdr/muster/orchestrator/machine"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -93,7 +94,7 @@ func (a *app) pointsShow(f *repositoryFlags) *cobra.Command {
 					return err
 				}
 				if breakGlass {
-					return printBreakGlass(a.out, manifest, p, d)
+					return printBreakGlass(a.out, manifest, p, d, machine.DefaultKeep())
 				}
 				if a.output == "json" {
 					return printJSON(a.out, manifest)

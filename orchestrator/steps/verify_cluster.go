@@ -67,19 +67,7 @@ func (s *VerifyCluster) Do(ctx context.Context, run *orchestrator.Run, _ orchest
 }
 
 func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (cluster.Comparison, error) {
-	point, manifest, err := pointOf(ctx, run)
-	if err != nil {
-		return cluster.Comparison{}, err
-	}
-	if manifest.Namespaces == nil {
-		return cluster.Comparison{}, fault.Newf("verify cluster", fault.NotFound, manifest.ID, "the recovery point holds no namespaces to compare with")
-	}
-	opened, err := run.Repository.OpenPath(ctx, point, cluster.IndexPath)
-	if err != nil {
-		return cluster.Comparison{}, err
-	}
-	defer opened.Close()
-	entries, err := cluster.ReadIndex(opened)
+	recorded, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
 	if err != nil {
 		return cluster.Comparison{}, err
 	}
@@ -92,9 +80,7 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 	if mode == "" {
 		mode = cluster.Rebuild
 	}
-	return cluster.Compare(ctx, cluster.CompareConfig{
-		Client: client, Layer: *manifest.Namespaces, Entries: entries, Load: cluster.Loader(run.Repository), Mode: mode,
-	})
+	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode})
 }
 
 func reportDifferences(run *orchestrator.Run, found cluster.Comparison) {

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/orchestrator/steps"
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+)
+
+func vocabulary() orchestrator.Vocabulary { return steps.All() }
+
+// readDocuments reads what -f names; without any there is an empty set.
+func (a *app) readDocuments() (*plans.Set, error) {
+	files, err := a.documentFiles()
+	if err != nil {
+		return nil, err
+	}
+	return plans.ReadFiles(files...)
+}
+
+// planSet reads the documents and adds the built-in plan of a name that they don't hold.
+func (a *app) planSet(name string) (*plans.Set, error) {
+	set, err := a.readDocuments()
+	if err != nil {
+		return nil, err
+	}
+	if _, own := set.Plans[name]; own {
+		return set, nil
+	}
+	return set, addBuiltin(set, name)
+}
+
+func addBuiltin(set *plans.Set, name string) error {
+	content, ok := plans.Builtin(name)
+	if !ok {
+		return nil // Check says which plans there are
+	}
+	builtin, err := plans.Read("built-in plan "+name, strings.NewReader(string(content)))
+	if err != nil {
+		return err
+	}
+	maps.Copy(set.Plans, builtin.Plans)
+	return nil
+}
+
+// pick returns the document of a name, or the only one when the name is empty.
+func pick[T any](kind, flag, name string, documents map[string]*T) (*T, error) {
+	if document, ok := documents[name]; ok {
+		return document, nil
+	}
+	if name == "" && len(documents) == 1 {
+		for _, document := range documents {
+			return document, nil
+		}
+	}
+	names := slices.Sorted(maps.Keys(documents))
+	if name == "" {
+		return nil, fault.New("choose document", fault.Invalid, kind,
+			fmt.Errorf("the documents hold %d; name one with %s (there: %s), or read more with -f", len(names), flag, strings.Join(names, ", ")))
+	}
+	return nil, fault.New("choose document", fault.NotFound, kind+" "+name, fmt.Errorf("the documents hold %s", strings.Join(names, ", ")))
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	command := &cobra.Command{Use: "plan", Short: "Check, show and draw plans; list steps"}
+	command.AddCommand(a.planCheck(), a.planShow(), a.planGraph(), a.planPrint(), a.planSteps())
+	return command
+}
+
+func (a *app) planCheck() *cobra.Command {
+	return &cobra.Command{
+		Use: "check PLAN", Short: "Check a plan and the documents it refers to", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			set, err := a.planSet(args[0])
+			if err != nil {
+				return err
+			}
+			checked, err := plans.Check(set, args[0], vocabulary())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.out, "plan %s: %d steps, all well\n", args[0], len(checked.Plan.Spec.Steps))
+			return nil
+		},
+	}
+}
+
+func (a *app) planShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show PLAN", Short: "Show a plan for reading", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			checked, err := a.planAlone(args[0])
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(a.out, checked.Plan)
+			}
+			return plans.Show(a.out, checked, vocabulary())
+		},
+	}
+}
+
+func (a *app) planGraph() *cobra.Command {
+	var format string
+	command := &cobra.Command{
+		Use: "graph PLAN", Short: "Draw a plan's steps and what they need", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := oneOf("--format", format, "text", "dot"); err != nil {
+				return err
+			}
+			checked, err := a.planAlone(args[0])
+			if err != nil {
+				return err
+			}
+			if format == "dot" {
+				return checked.Graph.DOT(a.out)
+			}
+			return checked.Graph.Text(a.out)
+		},
+	}
+	command.Flags().StringVar(&format, "format", "text", "text or dot")
+	return command
+}
+
+func (a *app) planPrint() *cobra.Command {
+	return &cobra.Command{
+		Use: "print PLAN", Short: "Print a built-in plan, to start one of your own from", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			content, ok := plans.Builtin(args[0])
+			if !ok {
+				return fault.Newf("print plan", fault.NotFound, args[0], "the built-in plans are %v", plans.BuiltinNames())
+			}
+			_, err := a.out.Write(content)
+			return err
+		},
+	}
+}
+
+func (a *app) planSteps() *cobra.Command {
+	return &cobra.Command{
+		Use: "steps", Short: "List the steps that plans can use", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			for _, id := range vocabulary().IDs() {
+				spec, _ := vocabulary().Step(id)
+				fmt.Fprintf(w, "%s\t%s\n", id, spec.Summary)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+// planAlone checks a plan's steps without asking for the documents it refers to.
+func (a *app) planAlone(name string) (*plans.Checked, error) {
+	set, err := a.planSet(name)
+	if err != nil {
+		return nil, err
+	}
+	return plans.CheckSteps(set, name, vocabulary())
+}

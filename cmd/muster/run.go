@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/plans"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var point string
+	var dryRun bool
+	command := &cobra.Command{
+		Use: "run PLAN", Short: "Run a plan of the documents, or a built-in one", Args: cobra.ExactArgs(1),
+		Example: "  muster run capture -f muster.yaml\n  muster run capture --dry-run",
+		RunE: func(command *cobra.Command, args []string) error {
+			set, err := a.planSet(args[0])
+			if err != nil {
+				return err
+			}
+			checked, err := plans.Check(set, args[0], vocabulary())
+			if err != nil {
+				return err
+			}
+			request := orchestrator.Request{ID: a.newRunID(args[0]), Plan: checked, Point: point}
+			if checked.Plan.Spec.Purpose != plans.Capture && point == "" {
+				request.Point = "latest"
+			}
+			if dryRun {
+				return a.dryRun(command.Context(), request)
+			}
+			return a.watched(command.Context(), func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+				return r.Start(ctx, request)
+			})
+		},
+	}
+	command.Flags().StringVar(&point, "point", "", "the recovery point to recover from (default latest)")
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "call every step's check and nothing else")
+	return command
+}
+
+func (a *app) dryRun(ctx context.Context, request orchestrator.Request) error {
+	return a.withRunner(ctx, silent{}, func(r *orchestrator.Runner) error {
+		if err := r.DryRun(ctx, request); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "plan %s: every check passed; nothing was done\n", request.Plan.Plan.Metadata.Name)
+		return nil
+	})
+}
+
+// newRunID is readable, sorts by time and is unique: capture-20260102-150405-1f2e.
+func (a *app) newRunID(plan string) string {
+	suffix := make([]byte, 2)
+	_, _ = rand.Read(suffix) // crypto/rand.Read never fails
+	return fmt.Sprintf("%s-%s-%s", plan, a.now().UTC().Format("20060102-150405"), hex.EncodeToString(suffix))
+}
