@@ -73,6 +73,15 @@ func (c *Client) Kubernetes() kubernetes.Interface { return c.typed }
 // Server returns the API server's address: https://host:port.
 func (c *Client) Server() string { return c.server }
 
+// Ready asks the API server whether it is ready. Transient means: not yet.
+func (c *Client) Ready(ctx context.Context) error {
+	response, err := c.send(ctx, request{method: http.MethodGet, path: "/readyz"})
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
+
 // Close drops the connections that are idle.
 func (c *Client) Close() { c.pool.CloseIdleConnections() }
 

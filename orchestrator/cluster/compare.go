@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/musterdr/muster/providers/fault"
-	"github.com/musterdr/muster/state/repository"
 )
 
 const (
@@ -27,13 +24,9 @@ const (
 
 // CompareConfig says what to compare.
 type CompareConfig struct {
-	Client *Client
-	// Layer and Entries are the captured side: the manifest's layer and its index.
-	Layer   repository.NamespacesLayer
-	Entries []Entry
-	// Load reads the YAML file of an entry.
-	Load func(ctx context.Context, id repository.ID) ([]byte, error)
-	Mode Mode
+	Client   *Client
+	Recorded // the captured side
+	Mode     Mode
 }
 
 // Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
@@ -514,16 +507,4 @@ func internalIP(node Object) string {
 		}
 	}
 	return ""
-}
-
-// Loader reads objects from a repository.
-func Loader(r *repository.Repository) func(context.Context, repository.ID) ([]byte, error) {
-	return func(ctx context.Context, id repository.ID) ([]byte, error) {
-		reader, err := r.Open(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		text, err := io.ReadAll(reader)
-		return text, errors.Join(err, reader.Close())
-	}
 }

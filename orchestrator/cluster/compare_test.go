@@ -15,7 +15,9 @@ func compareWith(t *testing.T, client *Client, captured Captured, store *memory,
 		entries = append(entries, entry)
 	}
 	SortEntries(entries)
-	comparison, err := Compare(t.Context(), CompareConfig{Client: client, Layer: captured.Layer, Entries: entries, Load: store.read, Mode: mode})
+	comparison, err := Compare(t.Context(), CompareConfig{
+		Client: client, Mode: mode, Recorded: Recorded{Layer: captured.Layer, Entries: entries, Load: store.read},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

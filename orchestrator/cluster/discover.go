@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -112,24 +113,50 @@ func listable(list *metav1.APIResourceList, foreign map[string]bool) ([]Resource
 	return resources, left, nil
 }
 
-// aggregated lists the groups whose API server keeps its objects outside the cluster's etcd.
-func (c *Client) aggregated(ctx context.Context) (map[string]bool, error) {
+// apiService is one group version and who serves it.
+type apiService struct {
+	name, group string
+	remote      bool // another API server than the cluster's own
+	available   bool
+}
+
+func (c *Client) apiServices(ctx context.Context) ([]apiService, error) {
 	var list struct {
 		Items []struct {
-			Spec struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+			Spec     struct {
 				Group   string    `json:"group"`
 				Service *struct{} `json:"service"`
 			} `json:"spec"`
+			Status struct {
+				Conditions []metav1.Condition `json:"conditions"`
+			} `json:"status"`
 		} `json:"items"`
 	}
 	err := c.call(ctx, request{method: "GET", path: "/apis/apiregistration.k8s.io/v1/apiservices"}, &list)
 	if err != nil {
 		return nil, err
 	}
-	foreign := map[string]bool{}
+	var services []apiService
 	for _, item := range list.Items {
-		if _, own := find(ownStorage(), item.Spec.Group, "*"); item.Spec.Service != nil && !own {
-			foreign[item.Spec.Group] = true
+		services = append(services, apiService{
+			name: item.Metadata.Name, group: item.Spec.Group, remote: item.Spec.Service != nil,
+			available: meta.IsStatusConditionTrue(item.Status.Conditions, "Available"),
+		})
+	}
+	return services, nil
+}
+
+// aggregated lists the groups whose API server keeps its objects outside the cluster's etcd.
+func (c *Client) aggregated(ctx context.Context) (map[string]bool, error) {
+	services, err := c.apiServices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	foreign := map[string]bool{}
+	for _, service := range services {
+		if _, own := find(ownStorage(), service.group, "*"); service.remote && !own {
+			foreign[service.group] = true
 		}
 	}
 	return foreign, nil

@@ -3,26 +3,61 @@ package steps
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/cluster"
+	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 )
 
+// answersWithin bounds the try to reach one API server; the next control-plane machine is tried
+// after it.
+const answersWithin = 8 * time.Second
+
 // clusterClient reaches the cluster of a run: the inventory's, or, in a rebuild, the one that the
-// first control-plane machine serves, with that machine's admin.conf in memory.
+// first control-plane machine that answers serves, with that machine's admin.conf in memory. The
+// caller closes the client.
 func clusterClient(ctx context.Context, run *orchestrator.Run) (*cluster.Client, error) {
-	if run.Machines == nil {
-		spec := run.Cluster.Spec
-		return cluster.Connect(cluster.Access{KubeconfigFile: spec.KubeconfigFile, Context: spec.Context})
+	if run.Machines != nil {
+		return rebuiltClient(ctx, run)
 	}
-	planes := controlPlanes(run.Machines)
-	if len(planes) == 0 {
-		return nil, fault.Newf("reach cluster", fault.Invalid, run.Machines.Metadata.Name, "no machine has the role control-plane")
+	if run.Cluster == nil {
+		return nil, fault.Newf("reach cluster", fault.Invalid, run.Step, "the plan names no cluster: add spec.cluster")
 	}
-	raw, err := adminKubeconfig(ctx, run, planes[0])
+	spec := run.Cluster.Spec
+	return cluster.Connect(cluster.Access{KubeconfigFile: spec.KubeconfigFile, Context: spec.Context})
+}
+
+func rebuiltClient(ctx context.Context, run *orchestrator.Run) (*cluster.Client, error) {
+	failed := fault.Newf("reach cluster", fault.Invalid, run.Machines.Metadata.Name, "no machine has the role control-plane")
+	for _, m := range controlPlanes(run.Machines) {
+		client, err := clientOf(ctx, run, m)
+		if err == nil {
+			return client, nil
+		}
+		failed = err
+		run.Log.WarnContext(ctx, "no way to the API server through this machine", "machine", m.Name, "error", err)
+	}
+	return nil, failed
+}
+
+// clientOf connects to the API server of one machine under the machine's own address: the endpoint
+// that its kubeconfig names need not be reachable from here.
+func clientOf(ctx context.Context, run *orchestrator.Run, m plans.Machine) (*cluster.Client, error) {
+	raw, err := adminKubeconfig(ctx, run, m)
 	if err != nil {
 		return nil, err
 	}
-	return cluster.Connect(cluster.Access{Kubeconfig: raw, Server: "https://" + net.JoinHostPort(planes[0].Address, apiServerPort)})
+	client, err := cluster.Connect(cluster.Access{Kubeconfig: raw, Server: "https://" + net.JoinHostPort(m.Address, apiServerPort)})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answersWithin)
+	defer cancel()
+	if err := client.Ready(ctx); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return client, nil
 }

@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
+)
+
+// Recorded is the namespaces layer of a recovery point.
+type Recorded struct {
+	Layer   repository.NamespacesLayer
+	Entries []Entry
+	// Load reads the YAML file of an entry. It is safe for concurrent use.
+	Load func(ctx context.Context, id repository.ID) ([]byte, error)
+}
+
+// ReadPoint reads a point's index and checks it against the signed manifest. Errors: NotFound when
+// the point has no namespaces layer, Corrupt when the index is not the one that was signed.
+func ReadPoint(ctx context.Context, r *repository.Repository, id string) (Recorded, error) {
+	point, err := r.Point(ctx, id)
+	if err != nil {
+		return Recorded{}, err
+	}
+	manifest, err := r.Manifest(ctx, point)
+	if err != nil {
+		return Recorded{}, err
+	}
+	if manifest.Namespaces == nil {
+		return Recorded{}, fault.Newf("read recovery point", fault.NotFound, point.ID,
+			"it holds no namespaces: its plan had no capture-namespaces step")
+	}
+	recorded := Recorded{Layer: *manifest.Namespaces, Load: loader(r)}
+	if recorded.Entries, err = readPointIndex(ctx, r, point); err != nil {
+		return Recorded{}, err
+	}
+	if IndexDigest(recorded.Entries) != manifest.Namespaces.Digest {
+		return Recorded{}, fault.Newf("read recovery point", fault.Corrupt, point.ID,
+			"%s is not what the manifest signs: run `muster points verify`", IndexPath)
+	}
+	return recorded, nil
+}
+
+func readPointIndex(ctx context.Context, r *repository.Repository, point repository.Point) ([]Entry, error) {
+	reader, err := r.OpenPath(ctx, point, IndexPath)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := ReadIndex(reader)
+	return entries, errors.Join(err, reader.Close())
+}
+
+func loader(r *repository.Repository) func(context.Context, repository.ID) ([]byte, error) {
+	return func(ctx context.Context, id repository.ID) ([]byte, error) {
+		reader, err := r.Open(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		text, err := io.ReadAll(reader)
+		return text, errors.Join(err, reader.Close())
+	}
+}
