@@ -13,9 +13,10 @@ all: build
 
 build: bin/muster bin/lab ## build the commands
 
-bin/muster bin/lab: FORCE
-	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ $(if $(findstring lab,$@),./testenv/cmd/lab,./cmd/muster)
+bin/muster: FORCE
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster
+bin/lab: FORCE # without -trimpath: it builds the lab from its own source folder
+	@CGO_ENABLED=0 $(GO) build -o $@ ./testenv/cmd/lab
 FORCE:
 
 lab: bin/lab ## build Kubernetes, the base system and the images that lab machines need

@@ -21,7 +21,7 @@ kopia --config-file ./kopia.config restore {{.Point.Root}} ./point
 {{range .Manifest.Machines}}
 # 2. {{.Name}} ({{.Role}}), captured at {{.Address}}: stop the kubelet, fill the machine.
 ssh root@{{.Address}} systemctl stop kubelet
-ssh root@{{.Address}} 'cd / && tar --extract --numeric-owner --xattrs --xattrs-include="*" --acls --same-permissions --same-owner --unlink-first --keep-directory-symlink --anchored{{range $.Keep}} --exclude=.{{.}}{{end}}' < ./point/machines/{{.Name}}/rootfs.tar
+ssh root@{{.Address}} 'cd / && tar --extract --numeric-owner --xattrs --xattrs-include="*" --acls --same-permissions --same-owner --keep-directory-symlink --anchored{{range $.Keep}} --exclude=.{{.}}{{end}}' < ./point/machines/{{.Name}}/rootfs.tar
 {{- $machine := . }}{{range .Devices}}
 ssh root@{{$machine.Address}} dd of={{.Path}} bs=1M conv=fsync < ./point/machines/{{$machine.Name}}/devices/{{.Name}}.img
 {{- if .Mountpoint}}

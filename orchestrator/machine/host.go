@@ -33,6 +33,7 @@ const (
 	keepAlive     = 10 * time.Second
 	missedBeats   = 3
 	stderrBytes   = 4 << 10
+	shownLines    = 3
 	defaultPort   = 22
 	defaultUser   = "root"
 	fastestCipher = "aes128-gcm@openssh.com"
@@ -233,8 +234,11 @@ type ExitError struct {
 	Diagnostics string // the end of its standard error
 }
 
+// Error shows the last lines: what a program says at its end is why it ended.
 func (e *ExitError) Error() string {
-	return fmt.Sprintf("run on machine %s: exit code %d: %s", e.Machine, e.Code, e.Diagnostics)
+	lines := strings.Split(e.Diagnostics, "\n")
+	lines = lines[max(0, len(lines)-shownLines):]
+	return fmt.Sprintf("run on machine %s: exit code %d: %s", e.Machine, e.Code, strings.Join(lines, "; "))
 }
 
 // bounded keeps the last bytes of a stream.

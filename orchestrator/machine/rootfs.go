@@ -105,7 +105,7 @@ func within(name string, folders []string) bool {
 // it stands on the machine, which must not be started then.
 func (h *Host) RestoreRootfs(ctx context.Context, keep []string, r io.Reader) error {
 	var script strings.Builder
-	script.WriteString("cd / && tar --extract --file=- --numeric-owner --xattrs --xattrs-include='*' --acls --same-permissions --same-owner --unlink-first --keep-directory-symlink --warning=no-timestamp --anchored")
+	script.WriteString("cd / && tar --extract --file=- --numeric-owner --xattrs --xattrs-include='*' --acls --same-permissions --same-owner --keep-directory-symlink --warning=no-timestamp --anchored")
 	for _, name := range slices.Concat(keep, []string{"/proc", "/sys", "/dev", "/run"}) {
 		fmt.Fprintf(&script, " --exclude=%s", Quote("."+name))
 	}
