@@ -58,7 +58,7 @@ func vocabulary() words {
 	add("capture-namespaces", "Save every API object, all at the revision of the etcd snapshot, in pages and in parallel.",
 		false, Capture, func() any { return &namespacesStep{} })
 	add("seal-recovery-point", "Sign one manifest over everything.", false, Capture, plain)
-	for _, id := range []string{"provision-machines", "restore-machines"} {
+	for _, id := range []string{"provision-machines", "restore-machines", "renew-identities"} {
 		add(id, "Summary of "+id+".", true, Recover, plain)
 	}
 	for _, id := range []string{"restore-etcd", "start-control-plane", "settle-cluster", "verify-cluster"} {

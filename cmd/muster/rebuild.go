@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/orchestrator/steps"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -127,10 +128,11 @@ func (a *app) announce(ctx context.Context, checked *plans.Checked, point string
 		return manifest, err
 	}
 	fmt.Fprintln(a.out, "\nEverything on these machines is going to be overwritten:")
-	for _, m := range checked.Machines.Spec.Machines {
-		fmt.Fprintf(a.out, "  %s  %s  %s\n", m.Name, m.Address, m.Role)
+	pairing, err := steps.Pairing(manifest, checked.Machines)
+	for _, line := range pairing {
+		fmt.Fprintln(a.out, "  "+line)
 	}
-	return manifest, nil
+	return manifest, err
 }
 
 func (a *app) confirm(yes bool) error {

@@ -13,6 +13,7 @@ import (
 // Target is one machine that the cluster runs on now.
 type Target struct {
 	Name         string // its node's
+	Was          string // the captured node's that it replaces; empty when it replaces none
 	Address      string
 	ControlPlane bool
 }

@@ -128,26 +128,33 @@ func (s *settling) removeGhost(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	successor, err := s.inherit(ctx, name)
+	if err != nil {
+		return err
+	}
 	// The Node goes first: nothing can be bound to it any more while its pods go.
 	if err := s.kube.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	lost := 0
 	for _, pod := range pods.Items {
 		if err := s.forceDelete(ctx, pod); err != nil {
 			return err
 		}
 		if metav1.GetControllerOf(&pod) == nil {
-			lost++
-			s.note(Lost, "Pod "+pod.Namespace+"/"+pod.Name, "its machine "+name+" is gone and no controller makes it again: create it from the recovery point")
+			if err := s.remake(ctx, pod); err != nil {
+				return err
+			}
 		}
 	}
 	attachments, err := s.removeAttachments(ctx, name)
 	if err != nil {
 		return err
 	}
-	s.notef(Changed, "Node "+name, "removed, because no machine has this name any more, with %d pods (%d of them without a controller) and %d volume attachments",
-		len(pods.Items), lost, attachments)
+	became := "no machine has this name any more"
+	if successor != "" {
+		became = "its machine is called " + successor + " now, and has its labels and taints"
+	}
+	s.notef(Changed, "Node "+name, "removed, with %d pods and %d volume attachments: %s", len(pods.Items), attachments, became)
 	return nil
 }
 

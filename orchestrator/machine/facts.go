@@ -17,6 +17,7 @@ type Facts struct {
 	FreeBytes int64  // on the root filesystem
 	UnixTime  int64  // its clock
 	Missing   []string
+	Kubelet   bool // is installed
 	// NotBlank lists what stands there that a rebuild would destroy.
 	NotBlank []string
 	Marker   string // the run that restores it, empty when none does
@@ -36,6 +37,7 @@ echo "free $(df -P -B1 / | awk 'NR == 2 {print $4}')"
 echo "time $(date +%s)"
 echo "user $(id -u)"
 for tool in `+tools+`; do command -v "$tool" >/dev/null || echo "missing $tool"; done
+! command -v kubelet >/dev/null || echo "kubelet yes"
 for path in /etc/kubernetes /var/lib/etcd /var/lib/kubelet; do
 	[ -z "$(find "$path" -mindepth 1 -type f -print -quit 2>/dev/null)" ] || echo "notblank $path"
 done
@@ -75,6 +77,8 @@ func (f *Facts) set(key, value string) (err error) {
 		if value != "0" {
 			f.Missing = append(f.Missing, "root (set sudo: true, or log in as root)")
 		}
+	case "kubelet":
+		f.Kubelet = true
 	case "missing":
 		f.Missing = append(f.Missing, value)
 	case "notblank":

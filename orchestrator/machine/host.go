@@ -291,6 +291,14 @@ func (h *Host) WriteFile(ctx context.Context, name string, mode fs.FileMode, dat
 	return h.Run(ctx, Command{Script: script, Stdin: bytes.NewReader(data)})
 }
 
+// ReplaceFile replaces the content of a file that is there, through symbolic links, and keeps its
+// owner and mode. After a crash the old or the new content stands there.
+func (h *Host) ReplaceFile(ctx context.Context, name string, data []byte) error {
+	script := fmt.Sprintf(`set -e; file=$(readlink -f %s); umask 077; cat > "$file.muster-new"; chown --reference="$file" "$file.muster-new"
+chmod --reference="$file" "$file.muster-new"; sync "$file.muster-new"; mv -f "$file.muster-new" "$file"`, Quote(name))
+	return h.Run(ctx, Command{Script: script, Stdin: bytes.NewReader(data)})
+}
+
 // Service asks the machine's systemctl: start, stop, restart, enable, disable, is-active.
 func (h *Host) Service(ctx context.Context, action, unit string) error {
 	return h.Run(ctx, Command{Script: "systemctl " + action + " " + Quote(unit) + " >&2"})

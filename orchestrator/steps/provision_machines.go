@@ -55,7 +55,10 @@ func judge(facts machine.Facts, t target, runID string) error {
 	if len(facts.Missing) > 0 {
 		problems = append(problems, "it lacks "+strings.Join(facts.Missing, ", "))
 	}
-	if facts.Arch != t.Captured.Arch {
+	if !t.captured() && !facts.Kubelet {
+		problems = append(problems, "it lacks kubelet: nothing captured fills it, so it must be ready to join")
+	}
+	if t.captured() && facts.Arch != t.Captured.Arch {
 		kind = fault.Unsupported
 		problems = append(problems, "its architecture is "+facts.Arch+", the captured machine's "+t.Captured.Arch)
 	}

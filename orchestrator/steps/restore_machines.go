@@ -64,6 +64,9 @@ func (s *RestoreMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 	if err := host.WriteFile(ctx, machine.MarkerPath, 0o600, []byte(run.ID)); err != nil {
 		return nil, err
 	}
+	if !t.captured() { // it joins anew
+		return json.Marshal(restoredMachine{})
+	}
 	if err := host.Service(ctx, "stop", "kubelet"); err != nil {
 		return nil, err
 	}
@@ -155,7 +158,14 @@ func mountDevice(ctx context.Context, host *machine.Host, device, mountpoint str
 }
 
 // Verify looks whether the machine holds what makes it a node.
-func (s *RestoreMachines) Verify(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) error {
+func (s *RestoreMachines) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
+	var r restoredMachine
+	if err := json.Unmarshal(receipt, &r); err != nil {
+		return fault.New("read receipt", fault.Corrupt, run.Item, err)
+	}
+	if r.From == "" {
+		return nil
+	}
 	m, err := findMachine(run.Machines.Spec.Machines, run.Item)
 	if err != nil {
 		return err
@@ -182,5 +192,9 @@ func (s *RestoreMachines) Undo(context.Context, *orchestrator.Run, orchestrator.
 func (s *RestoreMachines) Summarize(receipt orchestrator.Receipt) (orchestrator.Summary, error) {
 	var r restoredMachine
 	err := json.Unmarshal(receipt, &r)
-	return orchestrator.Summary{Layer: "machines", Unit: "machines", Expected: 1, Done: 1, Bytes: r.Bytes}, err
+	summary := orchestrator.Summary{Layer: "machines", Unit: "machines", Expected: 1, Done: 1, Bytes: r.Bytes}
+	if r.From == "" {
+		summary.Text = "joined anew"
+	}
+	return summary, err
 }

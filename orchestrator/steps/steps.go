@@ -24,6 +24,8 @@ func All() []orchestrator.Definition {
 			New: func() orchestrator.Step { return &ProvisionMachines{} }},
 		{ID: "restore-machines", Summary: "fill machines with captured root filesystems and devices", Purposes: recovery,
 			New: func() orchestrator.Step { return &RestoreMachines{} }},
+		{ID: "renew-identities", Summary: "give machines their present names, addresses and certificates", Purposes: recovery,
+			New: func() orchestrator.Step { return &RenewIdentities{} }},
 		{ID: "restore-etcd", Summary: "make new etcd members from the snapshot", Purposes: recovery,
 			New: func() orchestrator.Step { return &RestoreEtcd{} }},
 		{ID: "start-control-plane", Summary: "start control planes and wait for the API servers", Purposes: recovery,

@@ -2,6 +2,8 @@ package steps
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -16,35 +18,55 @@ type target struct {
 	Captured repository.MachineLayer
 }
 
-// targets pairs target machines with captured ones: by `replaces`, else by name. Every captured
-// machine must have a successor of its name and address.
-func targets(manifest repository.Manifest, machines *plans.Machines) ([]target, error) {
-	captured := map[string]repository.MachineLayer{}
-	for _, layer := range manifest.Machines {
-		captured[layer.Name] = layer
-	}
-	var out []target
-	for _, m := range machines.Spec.Machines {
-		name := m.Replaces
-		if name == "" {
-			name = m.Name
+// captured reports whether the machine receives anything; one that does not joins anew.
+func (t target) captured() bool { return t.Captured.Name != "" }
+
+// targets pairs target machines with captured ones: by `replaces`, else by name, else in order within
+// a role. A worker that is left over joins anew; captured machines that are left over are dropped.
+func targets(manifest repository.Manifest, machines *plans.Machines) (pairs []target, dropped []repository.MachineLayer, err error) {
+	left := slices.Clone(manifest.Machines)
+	slices.SortFunc(left, func(a, b repository.MachineLayer) int { return strings.Compare(a.Name, b.Name) })
+	take := func(chosen func(repository.MachineLayer) bool) repository.MachineLayer {
+		i := slices.IndexFunc(left, chosen)
+		if i < 0 {
+			return repository.MachineLayer{}
 		}
-		layer, ok := captured[name]
-		if !ok {
-			return nil, fault.Newf("pair machines", fault.Invalid, m.Name,
-				"the recovery point holds no machine %q that is not taken: it holds %s", name, strings.Join(capturedNames(manifest), ", "))
-		}
-		delete(captured, name)
-		if m.Name != layer.Name || m.Address != layer.Address || string(m.Role) != layer.Role {
-			return nil, fault.Newf("pair machines", fault.Unsupported, m.Name,
-				"it was captured as %s %s at %s; a machine keeps its name, role and address in a rebuild", layer.Role, layer.Name, layer.Address)
-		}
-		out = append(out, target{m, layer})
+		layer := left[i]
+		left = slices.Delete(left, i, i+1)
+		return layer
 	}
-	for name := range captured {
-		return nil, fault.Newf("pair machines", fault.Invalid, name, "no target machine replaces it: add one to the Machines document")
+	pairs = make([]target, len(machines.Spec.Machines))
+	for i, m := range machines.Spec.Machines { // what is named goes first: nobody else may take it
+		pairs[i].Machine = m
+		if m.Replaces == "" {
+			continue
+		}
+		pairs[i].Captured = take(func(layer repository.MachineLayer) bool { return layer.Name == m.Replaces })
+		if !pairs[i].captured() {
+			return nil, nil, fault.Newf("pair machines", fault.Invalid, m.Name,
+				"the recovery point holds no machine %q that is not taken: it holds %s", m.Replaces, strings.Join(capturedNames(manifest), ", "))
+		}
 	}
-	return out, nil
+	for i, m := range machines.Spec.Machines {
+		if m.Replaces == "" {
+			pairs[i].Captured = take(func(layer repository.MachineLayer) bool { return layer.Name == m.Name })
+		}
+		if pairs[i].captured() && string(m.Role) != pairs[i].Captured.Role {
+			return nil, nil, fault.Newf("pair machines", fault.Invalid, m.Name, "it shall be a %s, and %s was a %s: give it that role", m.Role, pairs[i].Captured.Name, pairs[i].Captured.Role)
+		}
+	}
+	for i := range pairs {
+		if pairs[i].captured() {
+			continue
+		}
+		role := string(pairs[i].Machine.Role)
+		pairs[i].Captured = take(func(layer repository.MachineLayer) bool { return layer.Role == role })
+		if !pairs[i].captured() && pairs[i].Machine.Role == plans.ControlPlane {
+			return nil, nil, fault.Newf("pair machines", fault.Unsupported, pairs[i].Machine.Name,
+				"the recovery point holds fewer control planes: rebuild with those, then add this one with kubeadm join --control-plane")
+		}
+	}
+	return pairs, left, nil
 }
 
 func capturedNames(manifest repository.Manifest) []string {
@@ -67,7 +89,7 @@ func pointOf(ctx context.Context, run *orchestrator.Run) (repository.Point, repo
 
 // targetOf is the pair that this task works on.
 func targetOf(manifest repository.Manifest, run *orchestrator.Run) (target, error) {
-	all, err := targets(manifest, run.Machines)
+	all, _, err := targets(manifest, run.Machines)
 	if err != nil {
 		return target{}, err
 	}
@@ -86,4 +108,27 @@ func targetNames(run *orchestrator.Run) []string {
 		names = append(names, m.Name)
 	}
 	return names
+}
+
+// Pairing lists, for people, what each target machine receives, and what nobody receives.
+func Pairing(manifest repository.Manifest, machines *plans.Machines) ([]string, error) {
+	pairs, dropped, err := targets(manifest, machines)
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for _, t := range pairs {
+		line := fmt.Sprintf("%s  %s  %s", t.Machine.Name, t.Machine.Address, t.Machine.Role)
+		switch {
+		case !t.captured():
+			line += "  joins anew"
+		case t.Captured.Name != t.Machine.Name || t.Captured.Address != t.Machine.Address:
+			line += fmt.Sprintf("  was %s at %s", t.Captured.Name, t.Captured.Address)
+		}
+		lines = append(lines, line)
+	}
+	for _, layer := range dropped {
+		lines = append(lines, fmt.Sprintf("nothing replaces %s (%s) at %s", layer.Name, layer.Role, layer.Address))
+	}
+	return lines, nil
 }
