@@ -47,6 +47,12 @@ func sourceDir() string {
 	return filepath.Dir(file)
 }
 
+// GoBuild compiles a package of this checkout ("./cmd/muster") into a static program.
+func GoBuild(ctx context.Context, pkg, output string) error {
+	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, pkg)
+	return err
+}
+
 // builder makes the parts of the cache that are missing.
 type builder struct {
 	cache string

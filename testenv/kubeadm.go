@@ -119,7 +119,7 @@ func (l *Lab) kubeadm(ctx context.Context, members []Machine, several bool) erro
 	if err := l.kubeadmRun(ctx, first.Name, config, phases); err != nil {
 		return err
 	}
-	if err := l.fetchKubeconfig(ctx, first.Name); err != nil {
+	if err := l.FetchKubeconfig(ctx, first.Name); err != nil {
 		return err
 	}
 	hash, err := l.Exec(ctx, first.Name, `openssl x509 -pubkey -noout -in /etc/kubernetes/pki/ca.crt | openssl pkey -pubin -outform der | sha256sum | cut -d' ' -f1`, nil)
@@ -202,8 +202,8 @@ func registration(m Machine, taints string) string {
 `, m.Name, taints, m.Address)
 }
 
-// fetchKubeconfig keeps the administrator's kubeconfig of a control-plane machine in the lab.
-func (l *Lab) fetchKubeconfig(ctx context.Context, machine string) error {
+// FetchKubeconfig keeps the administrator's kubeconfig of a control-plane machine in the lab.
+func (l *Lab) FetchKubeconfig(ctx context.Context, machine string) error {
 	content, err := l.Exec(ctx, machine, "cat /etc/kubernetes/admin.conf", nil)
 	if err != nil {
 		return err

@@ -201,6 +201,18 @@ func (l *Lab) Down(ctx context.Context) error {
 	return os.RemoveAll(l.dir)
 }
 
+// Remove ends the lab of this name, whatever a crash left of it; it is no error when there is none.
+func Remove(ctx context.Context, name string) error {
+	l, err := load(name)
+	if err != nil {
+		if _, statErr := os.Stat(filepath.Join(StateDir(), name)); errors.Is(statErr, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return l.Down(ctx)
+}
+
 // DownAll ends every lab, those too whose lab.json was never finished.
 func DownAll(ctx context.Context) error {
 	unlock, err := lockState()

@@ -16,7 +16,14 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-const customGroup = "demo.muster.dev"
+const (
+	customGroup = "demo.muster.dev"
+	workshop    = "workshop" // the widgets' namespace
+)
+
+func widgets() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: customGroup, Version: "v1", Resource: "widgets"}
+}
 
 // fillCustom makes two kinds: namespaced widgets, of which one holds a finalizer and each owns the
 // next, and cluster-scoped gadgets.
@@ -55,17 +62,16 @@ func fillCustom(ctx context.Context, config *rest.Config, size Size) error {
 
 // fillWidgets runs before the webhook exists, as a cluster's history has it.
 func fillWidgets(ctx context.Context, client dynamic.Interface, count int) error {
-	const ns = "workshop"
 	namespaces := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
 	if err := ensure(namespaces.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": ns},
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": workshop},
 	}}, metav1.CreateOptions{})); err != nil {
 		return err
 	}
-	widgets := client.Resource(schema.GroupVersionResource{Group: customGroup, Version: "v1", Resource: "widgets"}).Namespace(ns)
+	made := client.Resource(widgets()).Namespace(workshop)
 	var owner *unstructured.Unstructured
 	for i := range count {
-		widget := customObject("Widget", ns, i)
+		widget := customObject("Widget", workshop, i)
 		if i == 0 {
 			widget.SetFinalizers([]string{customGroup + "/hold"})
 		}
@@ -74,14 +80,14 @@ func fillWidgets(ctx context.Context, client dynamic.Interface, count int) error
 				APIVersion: customGroup + "/v1", Kind: "Widget", Name: owner.GetName(), UID: owner.GetUID(),
 			}})
 		}
-		made, err := widgets.Create(ctx, widget, metav1.CreateOptions{})
+		stored, err := made.Create(ctx, widget, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
-			made, err = widgets.Get(ctx, widget.GetName(), metav1.GetOptions{})
+			stored, err = made.Get(ctx, widget.GetName(), metav1.GetOptions{})
 		}
 		if err != nil {
 			return err
 		}
-		owner = made
+		owner = stored
 	}
 	return nil
 }

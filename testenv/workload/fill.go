@@ -45,12 +45,12 @@ func Fill(ctx context.Context, config *rest.Config, size Size) error {
 	if err := fillCustom(ctx, config, size); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(16)
 	for n := range size.Namespaces {
-		group.Go(func() error { return fillNamespace(ctx, client, size, n) })
+		group.Go(func() error { return fillNamespace(working, client, size, n) })
 	}
-	group.Go(func() error { return fillWebhook(ctx, client, size) })
+	group.Go(func() error { return fillWebhook(working, client, size) })
 	if err := group.Wait(); err != nil {
 		return err
 	}

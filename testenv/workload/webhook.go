@@ -10,14 +10,18 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 const gate = "gate"
@@ -114,4 +118,34 @@ func selfSigned(host string) (cert, key []byte, err error) {
 	}
 	err = pem.Encode(&k, &pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 	return c.Bytes(), k.Bytes(), err
+}
+
+// AskWebhook creates a widget that the webhook allows and one that it refuses, without storing them,
+// and says what happened: "a good one allowed, a bad one refused" when the webhook answers.
+func AskWebhook(ctx context.Context, config *rest.Config) (string, error) {
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return "", err
+	}
+	var answers []string
+	for _, asked := range []struct {
+		name string
+		size int64
+	}{{"a good one", 1}, {"a bad one", 666}} {
+		widget := customObject("Widget", workshop, 0)
+		widget.SetName("asked")
+		if err := unstructured.SetNestedField(widget.Object, asked.size, "spec", "size"); err != nil {
+			return "", err
+		}
+		_, err := client.Resource(widgets()).Namespace(workshop).Create(ctx, widget, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		switch {
+		case err == nil:
+			answers = append(answers, asked.name+" allowed")
+		case strings.Contains(err.Error(), "denied the request"):
+			answers = append(answers, asked.name+" refused")
+		default:
+			answers = append(answers, asked.name+": "+err.Error())
+		}
+	}
+	return strings.Join(answers, ", "), nil
 }
