@@ -52,7 +52,7 @@ func (l *Lab) up(ctx context.Context, config Config) error {
 			return err
 		}
 		members[i].Address = l.State.Machines[members[i].Name].Address
-		if err := l.writePodNetwork(members[i].Name, i); err != nil {
+		if err := l.PodNetwork(members[i].Name, i); err != nil {
 			return err
 		}
 	}
@@ -84,6 +84,23 @@ func (l *Lab) NewBalancer(ctx context.Context, name string, controlPlanes []Mach
 	return l.State.Addresses[name], nil
 }
 
+// ControlPlanes are machines of these names at the addresses that they have, or had.
+func (l *Lab) ControlPlanes(names ...string) []Machine {
+	var out []Machine
+	for _, name := range names {
+		out = append(out, Machine{Name: name, Address: l.State.Addresses[name], Role: RoleControlPlane})
+	}
+	return out
+}
+
+// RoleByName is the role that Up gave to a machine of this name.
+func RoleByName(name string) string {
+	if strings.Contains(name, "-cp-") {
+		return RoleControlPlane
+	}
+	return RoleWorker
+}
+
 func balancerConfig(backends []string) string {
 	var b strings.Builder
 	b.WriteString("defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 1h\n  timeout server 1h\n" +
@@ -94,9 +111,9 @@ func balancerConfig(backends []string) string {
 	return b.String()
 }
 
-// writePodNetwork gives the machine a pod subnet of its own that no machine of any lab shares, so
+// PodNetwork gives the machine a pod subnet of its own that no machine of any lab shares, so
 // that a cluster can be rebuilt on other machines, in another lab, with its captured subnets.
-func (l *Lab) writePodNetwork(name string, index int) error {
+func (l *Lab) PodNetwork(name string, index int) error {
 	conflist, err := files.ReadFile("files/cni.conflist")
 	if err != nil {
 		return err

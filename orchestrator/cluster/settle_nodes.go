@@ -88,7 +88,7 @@ func (s *settling) ghosts(ctx context.Context) (string, int, error) {
 	}
 	removed := 0
 	for name, renewed := range after {
-		if !renewed.Equal(before[name]) {
+		if renewed.After(before[name]) { // a lease that is gone was cleared as stale meanwhile
 			s.note(Lost, "Node "+name, "its kubelet lives, and no target machine has this name: stop that machine, or name it in the Machines document")
 			continue
 		}

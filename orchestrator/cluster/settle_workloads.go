@@ -43,12 +43,12 @@ func (s *settling) workloads(ctx context.Context) (string, int, error) {
 				short = append(short, workload{w.kind, w.namespace, w.name, w.ready, wanted})
 			}
 		}
-		unseen, err = s.unseenPods(ctx)
+		unseen, err = s.unseenPods(ctx, had)
 		s.Status(fmt.Sprintf("%d of %d workloads are ready", total-len(short), total))
 		return len(short) == 0 && len(unseen) == 0, err
 	})
 	for _, pod := range unseen {
-		s.note(Lost, "Pod "+pod, "its status is still the one from before the loss: look at kubelet's log on its node")
+		s.note(Lost, "Pod "+pod, "it was ready, and its kubelet has not said so since: look at kubectl describe, and at kubelet's log on its node")
 	}
 	for _, w := range short {
 		s.notef(Lost, w.subject(), "%d of %d pods are ready: look at kubectl -n %s describe pods", w.ready, w.wanted, w.namespace)
@@ -59,23 +59,34 @@ func (s *settling) workloads(ctx context.Context) (string, int, error) {
 	return fmt.Sprintf("%d of %d have as many ready pods as before", total-len(short), total), 0, nil
 }
 
-// unseenPods lists the pods whose kubelet has not looked at them since the restore: their restored
-// status says that they are ready, of containers that started before the loss.
-func (s *settling) unseenPods(ctx context.Context) ([]string, error) {
+// unseenPods lists the pods that were ready and whose kubelet has not found them ready since the
+// restore. The restored status itself says that they are, of containers that started before the loss;
+// and the counts of their controllers lag behind.
+func (s *settling) unseenPods(ctx context.Context, had map[string]int64) ([]string, error) {
 	pods, err := s.kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
 	var unseen []string
 	for _, pod := range pods.Items {
-		for _, status := range pod.Status.ContainerStatuses {
-			if status.State.Running != nil && status.State.Running.StartedAt.Time.Before(s.Before) {
-				unseen = append(unseen, pod.Namespace+"/"+pod.Name)
-				break
-			}
+		name := pod.Namespace + "/" + pod.Name
+		if s.startedBefore(pod) || had["Pod "+name] > 0 && !isReady(pod) {
+			unseen = append(unseen, name)
 		}
 	}
 	return unseen, nil
+}
+
+func (s *settling) startedBefore(pod corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+		return c.State.Running != nil && c.State.Running.StartedAt.Time.Before(s.Before)
+	})
+}
+
+func isReady(pod corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // nodesAnswer reports whether every node's status is of now.
