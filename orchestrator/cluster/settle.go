@@ -3,11 +3,15 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/musterdr/muster/providers/fault"
 )
 
 // Target is one machine that the cluster runs on now.
@@ -96,6 +100,7 @@ type settling struct {
 	kube    kubernetes.Interface
 	began   time.Time
 	targets map[string]Target
+	orphans []corev1.Pod // bound to ghosts, without a controller; only the item "ghost nodes" uses it
 
 	mu    sync.Mutex
 	done  []SettledItem
@@ -125,8 +130,14 @@ func (s *settling) items() []settleItem {
 
 func (s *settling) settle(ctx context.Context, item settleItem) error {
 	text, acted, err := item.do(ctx)
-	if err != nil && ctx.Err() == nil {
-		return classify("settle "+item.name, s.Client.Server(), err)
+	for err != nil && ctx.Err() == nil {
+		failed := classify("settle "+item.name, s.Client.Server(), err)
+		if !heldUp(failed) {
+			return failed
+		}
+		if err = sleep(ctx, pollEvery); err == nil {
+			text, acted, err = item.do(ctx)
+		}
 	}
 	if ctx.Err() != nil && text == "" { // the time is up: whatever the request said then
 		text = "not settled in time"
@@ -136,6 +147,12 @@ func (s *settling) settle(ctx context.Context, item settleItem) error {
 	defer s.mu.Unlock()
 	s.done = append(s.done, SettledItem{Name: item.name, Text: text, Acted: acted})
 	return nil
+}
+
+// heldUp reports an error that another item may put right: a webhook without a backend, an API server
+// that restarts.
+func heldUp(err error) bool {
+	return fault.KindOf(err).Retryable() || strings.Contains(err.Error(), "failed calling webhook")
 }
 
 func (s *settling) note(weight Weight, subject, text string) {
@@ -170,8 +187,8 @@ func (s *settling) result() Settled {
 func until(ctx context.Context, holds func() (bool, error)) error {
 	for {
 		held, err := holds()
-		if held && err == nil {
-			return nil
+		if held {
+			return err
 		}
 		if waitErr := sleep(ctx, pollEvery); waitErr != nil {
 			if err != nil {

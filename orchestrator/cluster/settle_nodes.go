@@ -76,7 +76,7 @@ func readyNow(node corev1.Node, since time.Time) bool {
 // to them: as long as a pod is bound to a dead node its StatefulSet makes no other.
 func (s *settling) ghosts(ctx context.Context) (string, int, error) {
 	before, err := s.ghostRenewals(ctx)
-	if err != nil || len(before) == 0 {
+	if err != nil || len(before) == 0 && len(s.orphans) == 0 {
 		return "there are none", 0, err
 	}
 	if err := sleep(ctx, heartbeat); err != nil {
@@ -97,6 +97,7 @@ func (s *settling) ghosts(ctx context.Context) (string, int, error) {
 		}
 		removed++
 	}
+	s.remakeOrphans(ctx)
 	return fmt.Sprintf("%d removed", removed), removed, nil
 }
 
@@ -132,6 +133,11 @@ func (s *settling) removeGhost(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	for _, pod := range pods.Items {
+		if metav1.GetControllerOf(&pod) == nil {
+			s.orphans = append(s.orphans, pod)
+		}
+	}
 	// The Node goes first: nothing can be bound to it any more while its pods go.
 	if err := s.kube.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return err
@@ -139,11 +145,6 @@ func (s *settling) removeGhost(ctx context.Context, name string) error {
 	for _, pod := range pods.Items {
 		if err := s.forceDelete(ctx, pod); err != nil {
 			return err
-		}
-		if metav1.GetControllerOf(&pod) == nil {
-			if err := s.remake(ctx, pod); err != nil {
-				return err
-			}
 		}
 	}
 	attachments, err := s.removeAttachments(ctx, name)

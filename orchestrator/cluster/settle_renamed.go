@@ -82,9 +82,25 @@ func ofCondition(taint corev1.Taint) bool {
 	return len(taint.Key) > len(prefix) && taint.Key[:len(prefix)] == prefix
 }
 
-// remake creates a pod without a controller again, for the scheduler to place: nobody else would.
+// remakeOrphans creates the pods of ghosts that no controller makes again, for the scheduler to place.
+// Whatever refuses one may be put right by another item, a webhook without a backend above all.
+func (s *settling) remakeOrphans(ctx context.Context) {
+	for _, pod := range s.orphans {
+		subject := "Pod " + pod.Namespace + "/" + pod.Name
+		err := until(ctx, func() (bool, error) {
+			err := s.remake(ctx, pod)
+			return err == nil || !heldUp(classify("make a pod again", s.Client.Server(), err)), err
+		})
+		if err != nil {
+			s.notef(Lost, subject, "its machine is gone, and it can't be made again elsewhere (%v): create it from the recovery point", err)
+			continue
+		}
+		s.note(Changed, subject, "its machine is gone and no controller makes it again: created again, for another machine")
+	}
+	s.orphans = nil
+}
+
 func (s *settling) remake(ctx context.Context, pod corev1.Pod) error {
-	subject := "Pod " + pod.Namespace + "/" + pod.Name
 	again := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Annotations: pod.Annotations,
 			OwnerReferences: pod.OwnerReferences, Finalizers: pod.Finalizers},
@@ -92,15 +108,8 @@ func (s *settling) remake(ctx context.Context, pod corev1.Pod) error {
 	}
 	again.Spec.NodeName = ""
 	_, err := s.kube.CoreV1().Pods(pod.Namespace).Create(ctx, again, metav1.CreateOptions{})
-	switch {
-	case apierrors.IsAlreadyExists(err):
+	if apierrors.IsAlreadyExists(err) {
 		return nil
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err):
-		s.notef(Lost, subject, "its machine is gone, and it can't be made again elsewhere (%v): create it from the recovery point", err)
-		return nil
-	case err != nil:
-		return err
 	}
-	s.note(Changed, subject, "its machine is gone and no controller makes it again: created again, for another machine")
-	return nil
+	return err
 }
