@@ -32,13 +32,9 @@ type State struct {
 	Addresses map[string]string   `json:"addresses"`
 }
 
-// StateDir is where labs live: MUSTER_LAB_DIR, else /var/lib/muster-lab.
-func StateDir() string {
-	if dir := os.Getenv("MUSTER_LAB_DIR"); dir != "" {
-		return dir
-	}
-	return "/var/lib/muster-lab"
-}
+// StateDir is where labs live. There is one on a machine, as there is one list of network links,
+// namespaces and cgroups: what is called like a lab's and isn't known here was left by a crash.
+func StateDir() string { return "/var/lib/muster-lab" }
 
 var labName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$`)
 
@@ -213,7 +209,7 @@ func Remove(ctx context.Context, name string) error {
 	return l.Down(ctx)
 }
 
-// DownAll ends every lab, those too whose lab.json was never finished.
+// DownAll ends every lab, those too whose files are unfinished or lost.
 func DownAll(ctx context.Context) error {
 	unlock, err := lockState()
 	if err != nil {
@@ -231,7 +227,7 @@ func DownAll(ctx context.Context) error {
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
-	return errors.Join(removeCgroup(""), os.RemoveAll(StateDir()))
+	return errors.Join(sweep(ctx), os.RemoveAll(StateDir()))
 }
 
 // leftovers are the machines that lab.json or the folder of machines knows.

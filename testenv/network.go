@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,9 @@ func (l *Lab) veth(address string) string {
 }
 
 func (l *Lab) makeBridge(ctx context.Context) error {
+	if err := l.removeBridge(ctx); err != nil { // of a lab whose files are lost
+		return err
+	}
 	return run(ctx, [][]string{
 		{"ip", "link", "add", l.bridge(), "type", "bridge"},
 		{"ip", "address", "add", l.gateway() + "/24", "dev", l.bridge()},
@@ -36,6 +40,10 @@ func (l *Lab) removeBridge(ctx context.Context) error {
 
 // connect makes the machine's network namespace with eth0 on the lab's bridge.
 func (l *Lab) connect(ctx context.Context, name, address string) error {
+	// A machine of this name whose lab's files are lost may still run.
+	if err := errors.Join(killAll(ctx, name), l.disconnect(ctx, name, address)); err != nil {
+		return err
+	}
 	ns, veth := netns(name), l.veth(address)
 	return run(ctx, [][]string{
 		{"ip", "netns", "add", ns},
@@ -58,6 +66,10 @@ func (l *Lab) disconnect(ctx context.Context, name, address string) error {
 			}
 		}
 	}
+	return removeNamespace(ctx, name)
+}
+
+func removeNamespace(ctx context.Context, name string) error {
 	if _, err := os.Stat(filepath.Join("/run/netns", netns(name))); err != nil {
 		return nil
 	}
