@@ -180,6 +180,33 @@ func (b *builder) programs(ctx context.Context) (string, error) {
 	})
 }
 
+// StockTools is a folder with kopia, etcdutl and kubectl, as a person has them who has no Muster.
+func StockTools(ctx context.Context, say func(format string, args ...any)) (string, error) {
+	p, err := build(ctx, say)
+	if err != nil {
+		return "", err
+	}
+	b, unlock, err := newBuilder(say)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	module := filepath.Join(sourceDir(), "kopia")
+	key, err := digest(module, "go.mod", "go.sum")
+	if err != nil {
+		return "", err
+	}
+	return b.make("tools", key+p.programs, "the stock kopia command", func(dir string) error {
+		for _, name := range []string{"etcdutl", "kubectl"} {
+			if _, err := command(ctx, nil, "cp", filepath.Join(p.programs, name), dir); err != nil {
+				return err
+			}
+		}
+		_, err := command(ctx, nil, "env", "-C", module, "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "github.com/kopia/kopia")
+		return err
+	})
+}
+
 // basePackages are what every machine has. haproxy serves on balancers and lies idle elsewhere.
 const basePackages = "containerd,runc,containernetworking-plugins,iptables,iproute2,openssh-server,kmod,procps," +
 	"conntrack,ethtool,socat,acl,attr,libcap2-bin,zstd,gzip,xfsprogs,sudo,openssl,haproxy,busybox-static,util-linux,ca-certificates"

@@ -20,6 +20,17 @@ func (l *Lab) Inventory() string {
 	return b.String()
 }
 
+// SSHConfig is an ssh_config(5) for the lab's machines, by name and by address.
+func (l *Lab) SSHConfig() string {
+	var b strings.Builder
+	for _, name := range l.Names() {
+		address := l.State.Machines[name].Address
+		fmt.Fprintf(&b, "Host %s %s\n  HostName %[2]s\n  User root\n  IdentityFile %s\n  UserKnownHostsFile %s\n",
+			name, address, l.KeyFile(), l.KnownHostsFile())
+	}
+	return b.String()
+}
+
 // Target names a blank machine and what it shall become.
 type Target struct{ Machine, Role, Replaces string }
 

@@ -167,10 +167,7 @@ func sshConfig() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			labs, err := testenv.List()
 			for _, l := range labs {
-				for _, name := range l.Names() {
-					fmt.Printf("Host %s\n  HostName %s\n  User root\n  IdentityFile %s\n  UserKnownHostsFile %s\n",
-						name, l.State.Machines[name].Address, l.KeyFile(), l.KnownHostsFile())
-				}
+				fmt.Print(l.SSHConfig())
 			}
 			return err
 		},
