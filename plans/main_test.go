@@ -37,6 +37,10 @@ func (w words) IDs() []string                   { return slices.Sorted(maps.Keys
 
 type plainStep struct{}
 
+type verifyStep struct {
+	Mode string `yaml:"mode"`
+}
+
 type namespacesStep struct {
 	Exclude  []string `yaml:"exclude"`
 	PageSize int      `yaml:"pageSize"`
@@ -61,9 +65,11 @@ func vocabulary() words {
 	for _, id := range []string{"provision-machines", "restore-machines", "renew-identities"} {
 		add(id, "Summary of "+id+".", true, Recover, plain)
 	}
-	for _, id := range []string{"restore-etcd", "start-control-plane", "settle-cluster", "verify-cluster"} {
+	for _, id := range []string{"restore-etcd", "start-control-plane", "settle-cluster"} {
 		add(id, "Summary of "+id+".", false, Recover, plain)
 	}
+	w["verify-cluster"] = StepSpec{ID: "verify-cluster", Summary: "Summary of verify-cluster.", Purposes: []Purpose{Recover, Migrate, Drill},
+		New: func() any { return &verifyStep{} }}
 	add("replay-namespaces", "Summary of replay-namespaces.", false, Migrate, plain)
 	return w
 }

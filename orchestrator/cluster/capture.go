@@ -67,7 +67,7 @@ type Captured struct {
 // Errors: Transient when the revision was compacted or the server does not answer, Denied when a
 // kind may not be listed.
 func Capture(ctx context.Context, config CaptureConfig) (Captured, error) {
-	filter, err := newFilter(config)
+	filter, err := newFilter(config.Include, config.Exclude, config.ExcludeKinds)
 	if err != nil {
 		return Captured{}, err
 	}

@@ -27,6 +27,9 @@ type CompareConfig struct {
 	Client   *Client
 	Recorded // the captured side
 	Mode     Mode
+	// Include, Exclude and ExcludeKinds narrow the comparison to what a replay with the same filter
+	// brings: see ReplayConfig.
+	Include, Exclude, ExcludeKinds []string
 }
 
 // Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
@@ -80,15 +83,21 @@ func (c Comparison) Same() bool { return c.Missing == 0 && c.Different == 0 && c
 
 // Compare lists the living cluster at one revision and compares it with a capture, object by object.
 func Compare(ctx context.Context, config CompareConfig) (Comparison, error) {
-	c := &comparison{config: config, filter: filterOf(config.Layer), entries: map[Key]*expected{}, reasons: map[string]int{},
-		tallies: map[Key]*Tally{}, rules: exceptions()}
-	for i := range config.Entries {
-		c.entries[config.Entries[i].Key()] = &expected{Entry: config.Entries[i]}
-	}
-	var err error
-	if c.facts, err = c.gather(ctx); err != nil {
+	only, err := newFilter(config.Include, config.Exclude, config.ExcludeKinds)
+	if err != nil {
 		return Comparison{}, err
 	}
+	c := &comparison{config: config, filter: filterOf(config.Layer), entries: map[Key]*expected{}, reasons: map[string]int{}, tallies: map[Key]*Tally{}}
+	for i := range config.Entries {
+		if key := config.Entries[i].Key(); !only.dropsKind(key.Group, key.Resource) && !only.skipsKey(key) {
+			c.entries[key] = &expected{Entry: config.Entries[i]}
+		}
+	}
+	found, err := c.gather(ctx)
+	if err != nil {
+		return Comparison{}, err
+	}
+	c.excuses = newExcuses(config.Mode, found)
 	if c.revision, err = config.Client.newestRevision(ctx); err != nil {
 		return Comparison{}, err
 	}
@@ -107,10 +116,9 @@ func Compare(ctx context.Context, config CompareConfig) (Comparison, error) {
 
 // comparison is one comparison at work.
 type comparison struct {
-	config   CompareConfig
-	filter   *filter
-	rules    []exception
-	facts    facts
+	config CompareConfig
+	filter *filter
+	excuses
 	revision int64
 
 	mu       sync.Mutex
@@ -208,7 +216,7 @@ func (c *comparison) both(ctx context.Context, key Key, entry Entry, living Obje
 		c.excuse(key, reason, true)
 		return nil
 	}
-	if digest == entry.Digest && c.config.Mode == Rebuild && !c.hasFieldRule(key, living) {
+	if digest == entry.Digest && c.config.Mode == ModeRebuild && !c.hasFieldRule(key, living) {
 		c.equal(key, digest)
 		return nil
 	}
@@ -299,41 +307,9 @@ func (c *comparison) tally(key Key) *Tally {
 	return c.tallies[kind]
 }
 
-// excused returns the reason why an object need not be as it was, empty when there is none.
-func (c *comparison) excused(key Key, o Object) string {
-	for _, rule := range c.rules {
-		if len(rule.Fields) == 0 && c.holds(rule, key, o) {
-			return rule.Reason
-		}
-	}
-	return ""
-}
-
-func (c *comparison) holds(rule exception, key Key, o Object) bool {
-	return (rule.mode == "" || rule.mode == c.config.Mode) && rule.matches(key) && (rule.when == nil || rule.when(c.facts, o))
-}
-
-func (c *comparison) hasFieldRule(key Key, o Object) bool {
-	return slices.ContainsFunc(c.rules, func(rule exception) bool { return len(rule.Fields) > 0 && c.holds(rule, key, o) })
-}
-
-// normalise returns a copy without the fields that exceptions cover.
-func (c *comparison) normalise(key Key, o Object) Object {
-	copied := clone(o).(Object)
-	for _, rule := range c.rules {
-		if !c.holds(rule, key, o) {
-			continue
-		}
-		for _, pointer := range rule.Fields {
-			removePointer(copied, pointer)
-		}
-	}
-	return copied
-}
-
 // unknown looks at an object that the capture does not know.
 func (c *comparison) unknown(key Key, o Object) {
-	if c.config.Mode == Replay {
+	if c.config.Mode == ModeReplay {
 		return // the cluster ran before the replay and may hold what it wants
 	}
 	if reason := c.excused(key, o); reason != "" {

@@ -10,13 +10,8 @@ import (
 
 func compareWith(t *testing.T, client *Client, captured Captured, store *memory, mode Mode) Comparison {
 	t.Helper()
-	var entries []Entry
-	for _, entry := range store.index(t, captured) {
-		entries = append(entries, entry)
-	}
-	SortEntries(entries)
 	comparison, err := Compare(t.Context(), CompareConfig{
-		Client: client, Mode: mode, Recorded: Recorded{Layer: captured.Layer, Entries: entries, Load: store.read},
+		Client: client, Mode: mode, Recorded: store.recorded(t, captured),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +27,7 @@ func TestCompareFindsWhatChanged(t *testing.T) {
 		create(t, client, base+"/secrets", secret(name, map[string]any{"password": "hunter2"}))
 	}
 	captured, store := captureAll(t, client, func(c *CaptureConfig) { c.Include = []string{"compare"} })
-	before := compareWith(t, client, captured, store, Rebuild)
+	before := compareWith(t, client, captured, store, ModeRebuild)
 	if !before.Same() || before.Captured != before.Living || before.Equal == 0 || before.Expected != captured.Layer.Objects {
 		t.Fatalf("an untouched cluster compares as %s", toJSON(t, before))
 	}
@@ -42,7 +37,7 @@ func TestCompareFindsWhatChanged(t *testing.T) {
 	drop(t, client, base+"/secrets/again")
 	create(t, client, base+"/secrets", secret("again", map[string]any{"password": "hunter2"}))
 	create(t, client, base+"/secrets", secret("later", nil))
-	after := compareWith(t, client, captured, store, Rebuild)
+	after := compareWith(t, client, captured, store, ModeRebuild)
 	want := []Difference{
 		{Key: "core/secrets/compare/again", What: "different", Fields: []string{"/metadata/creationTimestamp", "/metadata/uid"}},
 		{Key: "core/secrets/compare/changed", What: "different", Fields: []string{"/data/more", "/data/password", "/metadata/labels"}},
@@ -66,7 +61,7 @@ func TestCompareFindsWhatChanged(t *testing.T) {
 	if text := toJSON(t, after); strings.Contains(text, "hunter") || strings.Contains(text, "aHVudGVy") {
 		t.Error("the result holds the value of a Secret")
 	}
-	if replay := compareWith(t, client, captured, store, Replay); replay.Different != 1 || replay.Missing != 1 || replay.Extra != 0 {
+	if replay := compareWith(t, client, captured, store, ModeReplay); replay.Different != 1 || replay.Missing != 1 || replay.Extra != 0 {
 		t.Errorf("without UIDs the tally is %s", toJSON(t, replay.Tally))
 	}
 }
@@ -92,7 +87,7 @@ func TestComparePairsReplacedPods(t *testing.T) {
 	}
 	create(t, client, base+"/pods", pod("web-3", "web"))
 	create(t, client, base+"/pods", pod("other", "job"))
-	result := compareWith(t, client, captured, store, Rebuild)
+	result := compareWith(t, client, captured, store, ModeRebuild)
 	var missing []string
 	for _, d := range result.Differences {
 		missing = append(missing, d.What+" "+d.Key)
@@ -124,7 +119,7 @@ func TestRemovePointer(t *testing.T) {
 
 func TestExceptionsNameRulesThatExist(t *testing.T) {
 	for _, e := range exceptions() {
-		if e.Reason == "" || e.mode != "" && e.mode != Rebuild && e.mode != Replay {
+		if e.Reason == "" || e.mode != "" && e.mode != ModeRebuild && e.mode != ModeReplay {
 			t.Errorf("exception %+v", e.Rule)
 		}
 	}

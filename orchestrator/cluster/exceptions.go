@@ -5,10 +5,10 @@ type Mode string
 
 // The modes.
 const (
-	// Rebuild: the living cluster was restored from the captured one's etcd. UIDs must be equal.
-	Rebuild Mode = "rebuild"
-	// Replay: the objects were created in another cluster, which gave them UIDs and addresses.
-	Replay Mode = "replay"
+	// ModeRebuild: the living cluster was restored from the captured one's etcd. UIDs must be equal.
+	ModeRebuild Mode = "rebuild"
+	// ModeReplay: the objects were created in another cluster, which gave them UIDs and addresses.
+	ModeReplay Mode = "replay"
 )
 
 // exception is a Rule of Compare: where it holds, an object, or some fields of it, may differ.
@@ -54,45 +54,45 @@ func rebuildExcused() []exception {
 	moved := func(f facts, _ Object) bool { return f.moved }
 	notKept := func(f facts, o Object) bool { return !f.kept[o.name()] }
 	return []exception{
-		{mode: Rebuild, Rule: Rule{Group: "core", Resource: "nodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
-		{mode: Rebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "csinodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
-		{mode: Rebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "volumeattachments", Reason: "its machine is gone"}, when: onGone},
-		{mode: Rebuild, Rule: Rule{Group: "core", Resource: "pods", Reason: "its machine is gone; its controller made another"}, when: onGone},
-		{mode: Rebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-system", Name: "kubeadm-config", Fields: []string{"/data"}, Reason: "it names the machines' new addresses"}, when: moved},
-		{mode: Rebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-system", Name: "kube-proxy", Fields: []string{"/data"}, Reason: "it names the API server's new address"}, when: moved},
-		{mode: Rebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-public", Name: "cluster-info", Fields: []string{"/data"}, Reason: "it names the API server's new address"}, when: moved},
+		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "nodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
+		{mode: ModeRebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "csinodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
+		{mode: ModeRebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "volumeattachments", Reason: "its machine is gone"}, when: onGone},
+		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "pods", Reason: "its machine is gone; its controller made another"}, when: onGone},
+		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-system", Name: "kubeadm-config", Fields: []string{"/data"}, Reason: "it names the machines' new addresses"}, when: moved},
+		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-system", Name: "kube-proxy", Fields: []string{"/data"}, Reason: "it names the API server's new address"}, when: moved},
+		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-public", Name: "cluster-info", Fields: []string{"/data"}, Reason: "it names the API server's new address"}, when: moved},
 	}
 }
 
 // replayExcused covers what notReplayed passes over, and fields that each cluster fills by itself.
 func replayExcused() []exception {
 	excused := []exception{
-		{mode: Replay, Rule: Rule{Fields: []string{
+		{mode: ModeReplay, Rule: Rule{Fields: []string{
 			"/metadata/uid", "/metadata/creationTimestamp", "/metadata/deletionTimestamp", "/metadata/deletionGracePeriodSeconds",
 			"/metadata/ownerReferences/*/uid",
 		}, Reason: "each cluster gives its own"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "services", Fields: []string{
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "services", Fields: []string{
 			"/spec/clusterIP", "/spec/clusterIPs", "/spec/ports/*/nodePort", "/spec/healthCheckNodePort", "/spec/ipFamilies",
 		}, Reason: "addresses and ports of the cluster that serves it"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "persistentvolumes", Fields: []string{"/spec/claimRef/uid", "/spec/claimRef/resourceVersion"}, Reason: "binding by UID"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "persistentvolumeclaims", Fields: []string{
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "persistentvolumes", Fields: []string{"/spec/claimRef/uid", "/spec/claimRef/resourceVersion"}, Reason: "binding by UID"}},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "persistentvolumeclaims", Fields: []string{
 			"/spec/volumeName", "/metadata/annotations/pv.kubernetes.io~1*", "/metadata/annotations/volume.kubernetes.io~1*",
 			"/metadata/annotations/volume.beta.kubernetes.io~1*", "/metadata/finalizers",
 		}, Reason: "binding to the volume of this cluster"}},
-		{mode: Replay, Rule: Rule{Group: "batch", Resource: "jobs", Fields: []string{
+		{mode: ModeReplay, Rule: Rule{Group: "batch", Resource: "jobs", Fields: []string{
 			"/spec/selector/matchLabels/batch.kubernetes.io~1controller-uid", "/spec/selector/matchLabels/controller-uid",
 			"/spec/template/metadata/labels/batch.kubernetes.io~1controller-uid", "/spec/template/metadata/labels/controller-uid",
 			"/metadata/labels/batch.kubernetes.io~1controller-uid", "/metadata/labels/controller-uid",
 		}, Reason: "labels that hold the Job's own UID"}},
-		{mode: Replay, Rule: Rule{Group: "apps", Fields: []string{
+		{mode: ModeReplay, Rule: Rule{Group: "apps", Fields: []string{
 			"/metadata/annotations/deployment.kubernetes.io~1*", "/metadata/annotations/deprecated.daemonset.template.generation",
 		}, Reason: "counts the revisions made in this cluster"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "serviceaccounts", Fields: []string{"/secrets"}, Reason: "names of tokens that each cluster makes"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "pods", Fields: []string{"/spec/nodeName"}, Reason: "placed by this cluster's scheduler"}},
-		{mode: Replay, Rule: Rule{Group: "core", Resource: "namespaces", Fields: []string{"/metadata/annotations/openshift.io~1sa.scc.*"}, Reason: "user ranges that each cluster assigns"}},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "serviceaccounts", Fields: []string{"/secrets"}, Reason: "names of tokens that each cluster makes"}},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "pods", Fields: []string{"/spec/nodeName"}, Reason: "placed by this cluster's scheduler"}},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "namespaces", Fields: []string{"/metadata/annotations/openshift.io~1sa.scc.*"}, Reason: "user ranges that each cluster assigns"}},
 	}
 	for _, rule := range notReplayed() {
-		excused = append(excused, exception{mode: Replay, Rule: rule.Rule, when: ignoringFacts(rule.when)})
+		excused = append(excused, exception{mode: ModeReplay, Rule: rule.Rule, when: ignoringFacts(rule.when)})
 	}
 	return excused
 }

@@ -15,8 +15,8 @@ type filter struct {
 	include, exclude, kinds []string
 }
 
-func newFilter(config CaptureConfig) (*filter, error) {
-	f := &filter{include: config.Include, exclude: config.Exclude, kinds: config.ExcludeKinds}
+func newFilter(include, exclude, kinds []string) (*filter, error) {
+	f := &filter{include: include, exclude: exclude, kinds: kinds}
 	for _, patterns := range [][]string{f.include, f.exclude, f.kinds} {
 		for _, pattern := range patterns {
 			if _, err := path.Match(pattern, ""); err != nil {
@@ -56,10 +56,14 @@ func (f *filter) dropsKind(group, resource string) bool {
 
 // skips reports whether an object is outside the wanted namespaces.
 func (f *filter) skips(r Resource, object Object) bool {
-	if r.Namespaced {
-		return f.skipsNamespace(object.namespace())
+	return f.skipsKey(Key{Group: r.Group, Resource: r.Name, Namespace: object.namespace(), Name: object.name()})
+}
+
+func (f *filter) skipsKey(k Key) bool {
+	if k.Namespace != "" {
+		return f.skipsNamespace(k.Namespace)
 	}
-	return r.Group == "" && r.Name == "namespaces" && f.skipsNamespace(object.name())
+	return k.Group == "" && k.Resource == "namespaces" && f.skipsNamespace(k.Name)
 }
 
 func (f *filter) skipsNamespace(name string) bool {

@@ -113,6 +113,17 @@ func (m *memory) index(t testing.TB, captured Captured) map[string]Entry {
 	return byKey
 }
 
+// recorded is what a replay or a comparison reads of a capture.
+func (m *memory) recorded(t testing.TB, captured Captured) Recorded {
+	t.Helper()
+	var entries []Entry
+	for _, entry := range m.index(t, captured) {
+		entries = append(entries, entry)
+	}
+	SortEntries(entries)
+	return Recorded{Layer: captured.Layer, Entries: entries, Load: m.read}
+}
+
 // counted is a Progress that adds up.
 type counted struct {
 	mu    sync.Mutex

@@ -112,6 +112,7 @@ func notReplayed() []conditional {
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "kubelet writes mirror pods from its manifests"}, when: mirror},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "its controller makes it again"}, when: Object.controlled},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "it had ended"}, when: ended},
+		{Rule: Rule{Group: "batch", Resource: "jobs", Reason: "it had ended: created again it would run again"}, when: jobEnded},
 		{Rule: Rule{Group: "batch", Resource: "jobs", Reason: "its CronJob starts the next one when it is due"}, when: Object.controlled},
 		{Rule: Rule{Group: "apps", Resource: "controllerrevisions", Reason: "its controller makes it again"}, when: Object.controlled},
 		{Rule: Rule{Group: "apps", Resource: "replicasets", Reason: "its Deployment makes it again"}, when: Object.controlled},
@@ -144,4 +145,16 @@ func bootstrapToken(o Object) bool { return o.text("type") == "bootstrap.kuberne
 func provisioned(o Object) bool {
 	_, found := o.annotation("pv.kubernetes.io/provisioned-by")
 	return found
+}
+
+func jobEnded(o Object) bool {
+	conditions, _ := at(o, "status", "conditions").([]any)
+	for _, entry := range conditions {
+		condition, _ := entry.(map[string]any)
+		kind := condition["type"]
+		if (kind == "Complete" || kind == "Failed") && condition["status"] == "True" {
+			return true
+		}
+	}
+	return false
 }

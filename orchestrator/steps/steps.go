@@ -32,6 +32,8 @@ func All() []orchestrator.Definition {
 			New: func() orchestrator.Step { return &StartControlPlane{} }},
 		{ID: "settle-cluster", Summary: "clear what is stale, start workers, wait for nodes and pods", Purposes: recovery,
 			New: func() orchestrator.Step { return &SettleCluster{} }},
+		{ID: "replay-namespaces", Summary: "create the API objects in another cluster that already runs", Purposes: []plans.Purpose{plans.Migrate, plans.Drill},
+			New: func() orchestrator.Step { return &ReplayNamespaces{} }},
 		{ID: "verify-cluster", Summary: "compare the living cluster with the recovery point", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			New: func() orchestrator.Step { return &VerifyCluster{} }},
 	}

@@ -28,7 +28,7 @@ const (
 
 // Check refuses an unknown mode.
 func (s *VerifyCluster) Check(context.Context, *orchestrator.Run) error {
-	if s.Mode != "" && s.Mode != cluster.Rebuild && s.Mode != cluster.Replay {
+	if s.Mode != "" && s.Mode != cluster.ModeRebuild && s.Mode != cluster.ModeReplay {
 		return fault.Newf("check mode", fault.Invalid, string(s.Mode), "want rebuild or replay")
 	}
 	return nil
@@ -78,9 +78,14 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 	defer client.Close()
 	mode := s.Mode
 	if mode == "" {
-		mode = cluster.Rebuild
+		mode = cluster.ModeRebuild
 	}
-	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode})
+	var replay replayReceipt // compare what was replayed, and no more
+	if _, err := run.ReceiptOf("replay-namespaces", &replay); err != nil {
+		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "replay-namespaces", err)
+	}
+	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode,
+		Include: replay.Include, Exclude: replay.Exclude, ExcludeKinds: replay.ExcludeKinds})
 }
 
 func reportDifferences(run *orchestrator.Run, found cluster.Comparison) {

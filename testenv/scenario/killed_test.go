@@ -43,7 +43,7 @@ func TestKilled(t *testing.T) {
 
 	must(t, s.Destroy(t.Context()))
 	s.blankAgain(t, members)
-	s.breakGlass(t)
+	s.breakGlass(t, members[0])
 	proofs, err = s.Prove(t.Context(), s.Same(members))
 	check(t, Report{Verdict: "complete"}, proofs, err)
 }
@@ -114,7 +114,7 @@ func (s *Scenario) count(t *testing.T, args ...string) int {
 }
 
 // breakGlass follows the printed script with the stock tools and without muster.
-func (s *Scenario) breakGlass(t *testing.T) {
+func (s *Scenario) breakGlass(t *testing.T, controlPlane string) {
 	t.Helper()
 	tools, err := testenv.StockTools(t.Context(), s.say)
 	must(t, err)
@@ -135,5 +135,5 @@ func (s *Scenario) breakGlass(t *testing.T) {
 		t.Fatalf("by hand: %v\n%s", err, lastLines(string(out), 20))
 	}
 	client := context.WithoutCancel(t.Context())
-	must(t, s.Lab.FetchKubeconfig(client, s.Members()[0]))
+	must(t, s.Lab.FetchKubeconfig(client, controlPlane))
 }
