@@ -68,6 +68,7 @@ func vocabulary() words {
 	for _, id := range []string{"restore-etcd", "start-control-plane", "settle-cluster"} {
 		add(id, "Summary of "+id+".", false, Recover, plain)
 	}
+	w["verify-recovery-point"] = StepSpec{ID: "verify-recovery-point", Summary: "Summary of verify-recovery-point.", Purposes: []Purpose{Recover, Migrate, Drill}, New: plain}
 	w["verify-cluster"] = StepSpec{ID: "verify-cluster", Summary: "Summary of verify-cluster.", Purposes: []Purpose{Recover, Migrate, Drill},
 		New: func() any { return &verifyStep{} }}
 	add("replay-namespaces", "Summary of replay-namespaces.", false, Migrate, plain)

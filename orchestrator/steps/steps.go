@@ -20,6 +20,8 @@ func All() []orchestrator.Definition {
 			New: func() orchestrator.Step { return &CaptureNamespaces{} }},
 		{ID: "seal-recovery-point", Summary: "make one signed recovery point of what was stored", Purposes: capture,
 			New: func() orchestrator.Step { return &SealRecoveryPoint{} }},
+		{ID: "verify-recovery-point", Summary: "read every content of the recovery point before anything is restored", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
+			New: func() orchestrator.Step { return &VerifyRecoveryPoint{} }},
 		{ID: "provision-machines", Summary: "check that the target machines are reachable and blank", Purposes: recovery,
 			New: func() orchestrator.Step { return &ProvisionMachines{} }},
 		{ID: "restore-machines", Summary: "fill machines with captured root filesystems and devices", Purposes: recovery,

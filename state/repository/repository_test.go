@@ -208,6 +208,9 @@ func TestDamage(t *testing.T) {
 			if _, err := r.Verify(t.Context(), point, func(int64, int64) {}); !fault.Is(err, fault.Corrupt) {
 				t.Fatalf("verify: %v", err)
 			}
+			if err := r.ReadThrough(t.Context(), point, func(int64, int64) {}); !fault.Is(err, fault.Corrupt) {
+				t.Fatalf("read through: %v", err)
+			}
 		})
 	}
 }

@@ -142,6 +142,15 @@ func (s State) Diff(other State) []string {
 	return out
 }
 
+// Elsewhere is what must be equal in another cluster: no UIDs.
+func (s State) Elsewhere() State {
+	out := State{}
+	for key, object := range s {
+		out[key] = Object{Digest: object.Digest}
+	}
+	return out
+}
+
 // Without leaves out the keys that any of the given patterns is a part of.
 func (s State) Without(parts ...string) State {
 	out := State{}
