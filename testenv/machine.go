@@ -170,6 +170,15 @@ func (l *Lab) trust(m *Machine) error {
 	return os.WriteFile(l.KnownHostsFile(), []byte(kept.String()), 0o600)
 }
 
+// TrustAgain writes a machine's true host key into the known hosts, whatever stands there.
+func (l *Lab) TrustAgain(name string) error {
+	m, ok := l.State.Machines[name]
+	if !ok {
+		return fmt.Errorf("lab %s has no machine %q", l.State.Name, name)
+	}
+	return l.trust(m)
+}
+
 // attachDisks makes the files and loop devices, and returns "name:major:minor" for each.
 func attachDisks(ctx context.Context, dir string, disks []Disk) ([]string, error) {
 	var out []string

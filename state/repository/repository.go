@@ -400,7 +400,7 @@ func (c Config) fail(op string, err error) error {
 		return fault.Newf(op, fault.NotFound, c.URL, "there is no repository here: muster init makes one")
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.Newf(op, fault.NoSpace, c.URL, "%w: make room and resume", err)
-	case strings.Contains(text, "unsupported") && strings.Contains(text, "version"), strings.Contains(text, "not supported by this version"):
+	case strings.Contains(text, "can't handle repositories created using version"), strings.Contains(text, "version of Kopia does not support feature"):
 		return fault.Newf(op, fault.Unsupported, c.URL, "its format is newer than this muster: %w", err)
 	case errors.Is(err, content.ErrContentNotFound), errors.Is(err, object.ErrObjectNotFound), errors.Is(err, blob.ErrBlobNotFound), isDamage(text):
 		return fault.Newf(op, fault.Corrupt, c.URL, "content is damaged or missing: %w", err)

@@ -31,6 +31,14 @@ func TestMain(m *testing.M) {
 // play makes a filled cluster in a lab of its own, which ends with the test.
 func play(t *testing.T, cluster testenv.Config) *Scenario {
 	t.Helper()
+	s := empty(t, cluster)
+	must(t, s.Fill(t.Context()))
+	return s
+}
+
+// empty makes a cluster in a lab of its own, and a repository.
+func empty(t *testing.T, cluster testenv.Config) *Scenario {
+	t.Helper()
 	testenv.Need(t)
 	muster, err := builtMuster()
 	if err != nil {
@@ -41,7 +49,6 @@ func play(t *testing.T, cluster testenv.Config) *Scenario {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, s.Fill(t.Context()))
 	must(t, s.Init(t.Context()))
 	return s
 }

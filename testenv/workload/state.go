@@ -21,6 +21,8 @@ import (
 type Object struct {
 	UID    string
 	Digest string // hexadecimal SHA-256 over the canonical JSON of what counts
+	// portable is the digest of what must be equal in another cluster, too.
+	portable string
 }
 
 // State is every object of a cluster by "group/Kind/namespace/name".
@@ -101,14 +103,49 @@ func (s State) add(group string, object *unstructured.Unstructured) error {
 	for _, field := range []string{"resourceVersion", "managedFields", "generation", "uid", "creationTimestamp", "selfLink"} {
 		unstructured.RemoveNestedField(content, "metadata", field)
 	}
-	raw, err := json.Marshal(content)
+	digest, err := digestOf(content)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(raw)
+	dropClustersOwn(content)
+	portable, err := digestOf(content)
+	if err != nil {
+		return err
+	}
 	key := strings.Join([]string{group, object.GetKind(), object.GetNamespace(), object.GetName()}, "/")
-	s[key] = Object{UID: uid, Digest: hex.EncodeToString(sum[:])}
+	s[key] = Object{UID: uid, Digest: digest, portable: portable}
 	return nil
+}
+
+func digestOf(content map[string]any) (string, error) {
+	raw, err := json.Marshal(content)
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:]), err
+}
+
+// dropClustersOwn removes what each cluster fills by itself: owners' UIDs, addresses, ports, bindings
+// and revisions.
+func dropClustersOwn(content map[string]any) {
+	owners, _, _ := unstructured.NestedSlice(content, "metadata", "ownerReferences")
+	for _, owner := range owners {
+		delete(owner.(map[string]any), "uid")
+	}
+	if owners != nil {
+		_ = unstructured.SetNestedSlice(content, owners, "metadata", "ownerReferences") // it was there
+	}
+	ports, _, _ := unstructured.NestedSlice(content, "spec", "ports")
+	for _, port := range ports {
+		delete(port.(map[string]any), "nodePort")
+	}
+	if ports != nil {
+		_ = unstructured.SetNestedSlice(content, ports, "spec", "ports")
+	}
+	for _, field := range [][]string{
+		{"spec", "clusterIP"}, {"spec", "clusterIPs"}, {"spec", "volumeName"}, {"metadata", "annotations", "deployment.kubernetes.io/revision"},
+		{"metadata", "annotations", "deprecated.daemonset.template.generation"},
+	} {
+		unstructured.RemoveNestedField(content, field...)
+	}
 }
 
 // Digest is one SHA-256 over all names, UIDs and contents.
@@ -142,11 +179,11 @@ func (s State) Diff(other State) []string {
 	return out
 }
 
-// Elsewhere is what must be equal in another cluster: no UIDs.
+// Elsewhere is what must be equal in another cluster.
 func (s State) Elsewhere() State {
 	out := State{}
 	for key, object := range s {
-		out[key] = Object{Digest: object.Digest}
+		out[key] = Object{Digest: object.portable}
 	}
 	return out
 }
