@@ -4,7 +4,6 @@ SHELL       := bash
 MAKEFLAGS   += --no-builtin-rules
 
 GO      ?= go
-LINT    := $(GO) run -modfile=testenv/lint/go.mod github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 LDFLAGS := -s -w
 
 .PHONY: all build lab check test crash bench demo generate clean
@@ -19,13 +18,16 @@ bin/lab: FORCE # without -trimpath: it builds the lab from its own source folder
 	@CGO_ENABLED=0 $(GO) build -o $@ ./testenv/cmd/lab
 FORCE:
 
+bin/golangci-lint: testenv/lint/go.mod
+	@cd testenv/lint && $(GO) build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
 lab: bin/lab ## build Kubernetes, the base system and the images that lab machines need
 	bin/lab build
 
-check: ## format, vet, lint, import rules, unit tests: fast
+check: bin/golangci-lint ## format, vet, lint, import rules, unit tests: fast
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
-	$(LINT) run
+	bin/golangci-lint run
 	MUSTER_LAB=off $(GO) test ./...
 
 test: build lab ## everything, on the lab: needs root and Debian 12

@@ -52,6 +52,7 @@ type Config struct {
 type Repository struct {
 	config Config
 	repo   repo.DirectRepository
+	room   *room
 
 	mu     sync.Mutex // guards writer, which is made when something is first written
 	writer repo.DirectRepositoryWriter
@@ -114,7 +115,7 @@ func Open(ctx context.Context, config Config) (*Repository, error) {
 	if !ok {
 		return nil, errors.Join(fault.New("open repository", fault.Internal, config.URL, nil), opened.Close(ctx))
 	}
-	return &Repository{config: config, repo: direct}, nil
+	return &Repository{config: config, repo: direct, room: roomOf(config.URL)}, nil
 }
 
 func cacheName(location string) string {
@@ -245,6 +246,7 @@ func (r *Repository) Put(ctx context.Context, name string, source io.Reader) (Ob
 // Writer stores a stream.
 type Writer struct {
 	config Config
+	room   *room
 	name   string
 	writer object.Writer
 	sum    hash.Hash
@@ -259,10 +261,13 @@ func (r *Repository) Create(ctx context.Context, name string) (*Writer, error) {
 		return nil, err
 	}
 	writer := session.NewObjectWriter(ctx, object.WriterOptions{Description: name, Compressor: compressor, AsyncWrites: parallelUploads})
-	return &Writer{config: r.config, name: name, writer: writer, sum: sha256.New()}, nil
+	return &Writer{config: r.config, room: r.room, name: name, writer: writer, sum: sha256.New()}, nil
 }
 
 func (w *Writer) Write(p []byte) (int, error) {
+	if err := w.room.take(len(p)); err != nil {
+		return 0, err
+	}
 	n, err := w.writer.Write(p)
 	w.sum.Write(p[:n])
 	w.size += int64(n)

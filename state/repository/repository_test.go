@@ -308,3 +308,24 @@ func TestKeyFile(t *testing.T) {
 		t.Fatalf("damaged key file: %v", err)
 	}
 }
+
+// TestFullDisk writes to a filesystem that has less room than the reserve.
+func TestFullDisk(t *testing.T) {
+	f := newFixture(t)
+	point := f.seal(t, "prod-1", []byte("content"))
+	for _, c := range []struct {
+		free uint64 // bytes
+		full bool
+	}{{reserve - 1, true}, {reserve, false}} {
+		r := roomOf(f.config.URL)
+		r.free = func() (uint64, error) { return c.free, nil }
+		f.room = r
+		_, err := f.Put(t.Context(), "x", bytes.NewReader(randomBytes(t, 1<<20)))
+		if fault.Is(err, fault.NoSpace) != c.full {
+			t.Errorf("%d bytes free: %v", c.free, err)
+		}
+	}
+	if err := f.Delete(t.Context(), point); err != nil {
+		t.Errorf("a full disk keeps recovery points from being deleted: %v", err)
+	}
+}

@@ -96,7 +96,7 @@ func (s *Scenario) refuseFullDisk(t *testing.T) {
 	t.Helper()
 	dir := s.path("small")
 	must(t, os.MkdirAll(dir, 0o700))
-	must(t, command("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", dir))
+	must(t, command("mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", dir))
 	t.Cleanup(func() { must(t, command("umount", dir)) })
 	raw, err := os.ReadFile(s.path("muster.yaml"))
 	must(t, err)
