@@ -199,7 +199,7 @@ func (r *Runner) Runs(ctx context.Context) ([]*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []*Report
+	out := []*Report{}
 	for _, header := range headers {
 		report, err := r.Report(ctx, header.ID)
 		if err != nil {

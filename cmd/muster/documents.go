@@ -38,7 +38,8 @@ func (a *app) planSet(name string) (*plans.Set, error) {
 func addBuiltin(set *plans.Set, name string) error {
 	content, ok := plans.Builtin(name)
 	if !ok {
-		return nil // Check says which plans there are
+		return fault.Newf("find plan", fault.NotFound, name, "the documents hold no such plan; theirs are %v, built in are %v",
+			slices.Sorted(maps.Keys(set.Plans)), plans.BuiltinNames())
 	}
 	builtin, err := plans.Read("built-in plan "+name, strings.NewReader(string(content)))
 	if err != nil {

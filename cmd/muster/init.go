@@ -24,7 +24,7 @@ key that signs recovery points. Credentials of an S3 server come from the enviro
 The key file may exist already: a key can serve several repositories.`,
 		Example: `  muster init --repository file:///srv/backup --key-file muster.key
   muster init --repository 's3://vault/prod?region=eu-west-1' --key-file muster.key --recipient age1…`,
-		Args: cobra.NoArgs,
+		Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			document, err := repositoryDocument(url, keyFile, "")
 			if err != nil {

@@ -3,11 +3,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,18 +51,14 @@ type app struct {
 }
 
 func (a *app) command() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "muster",
-		Short: "Bring a whole Kubernetes or OpenShift cluster back",
-		Long: `Muster captures etcd, machines, attached disks and every API object of a cluster into
+	root := group("muster", "Bring a whole Kubernetes or OpenShift cluster back")
+	root.Long = `Muster captures etcd, machines, attached disks and every API object of a cluster into
 one recovery point, and rebuilds the cluster from nothing but a repository URL and a key.
 
-On the worst day:  muster rebuild --repository URL --key-file F --machines machines.yaml`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			return oneOf("--output", a.output, "text", "json")
-		},
+On the worst day:  muster rebuild --repository URL --key-file F --machines machines.yaml`
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		return oneOf("--output", a.output, "text", "json")
 	}
 	flags := root.PersistentFlags()
 	flags.StringArrayVarP(&a.documents, "file", "f", nil, "documents to read: a file, or a folder of *.yaml (repeatable; default ./muster.yaml)")
@@ -81,4 +79,31 @@ func (a *app) log() *slog.Logger {
 		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewTextHandler(a.diagnostics, &slog.HandlerOptions{Level: level}))
+}
+
+// group is a command that only holds others.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2,
+		RunE: func(command *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return command.Help()
+			}
+			text := fmt.Sprintf("there is no command %q", command.CommandPath()+" "+args[0])
+			if near := command.SuggestionsFor(args[0]); len(near) > 0 {
+				text += ": did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return usageError(errors.New(text))
+		},
+	}
+}
+
+// exactly wants n arguments.
+func exactly(n int) cobra.PositionalArgs {
+	return func(command *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return usageError(fmt.Errorf("%s takes %d arguments and got %d: %s", command.CommandPath(), n, len(args), command.UseLine()))
+	}
 }

@@ -11,14 +11,14 @@ import (
 )
 
 func (a *app) planCommand() *cobra.Command {
-	command := &cobra.Command{Use: "plan", Short: "Check, show and draw plans; list steps"}
+	command := group("plan", "Check, show and draw plans; list steps")
 	command.AddCommand(a.planCheck(), a.planShow(), a.planGraph(), a.planPrint(), a.planSteps())
 	return command
 }
 
 func (a *app) planCheck() *cobra.Command {
 	return &cobra.Command{
-		Use: "check PLAN", Short: "Check a plan and the documents it refers to", Args: cobra.ExactArgs(1),
+		Use: "check PLAN", Short: "Check a plan and the documents it refers to", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			set, err := a.planSet(args[0])
 			if err != nil {
@@ -36,7 +36,7 @@ func (a *app) planCheck() *cobra.Command {
 
 func (a *app) planShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show PLAN", Short: "Show a plan for reading", Args: cobra.ExactArgs(1),
+		Use: "show PLAN", Short: "Show a plan for reading", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			checked, err := a.planAlone(args[0])
 			if err != nil {
@@ -53,7 +53,7 @@ func (a *app) planShow() *cobra.Command {
 func (a *app) planGraph() *cobra.Command {
 	var format string
 	command := &cobra.Command{
-		Use: "graph PLAN", Short: "Draw a plan's steps and what they need", Args: cobra.ExactArgs(1),
+		Use: "graph PLAN", Short: "Draw a plan's steps and what they need", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := oneOf("--format", format, "text", "dot"); err != nil {
 				return err
@@ -74,7 +74,7 @@ func (a *app) planGraph() *cobra.Command {
 
 func (a *app) planPrint() *cobra.Command {
 	return &cobra.Command{
-		Use: "print PLAN", Short: "Print a built-in plan, to start one of your own from", Args: cobra.ExactArgs(1),
+		Use: "print PLAN", Short: "Print a built-in plan, to start one of your own from", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			content, ok := plans.Builtin(args[0])
 			if !ok {
@@ -88,7 +88,7 @@ func (a *app) planPrint() *cobra.Command {
 
 func (a *app) planSteps() *cobra.Command {
 	return &cobra.Command{
-		Use: "steps", Short: "List the steps that plans can use", Args: cobra.NoArgs,
+		Use: "steps", Short: "List the steps that plans can use", Args: exactly(0),
 		RunE: func(*cobra.Command, []string) error {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, id := range vocabulary().IDs() {

@@ -53,7 +53,7 @@ func (a *app) findRepository(f *repositoryFlags) (*plans.Repository, error) {
 
 func (a *app) pointsCommand() *cobra.Command {
 	f := &repositoryFlags{}
-	command := &cobra.Command{Use: "points", Short: "List, show, verify and delete recovery points"}
+	command := group("points", "List, show, verify and delete recovery points")
 	f.register(command)
 	command.AddCommand(a.pointsList(f), a.pointsShow(f), a.pointsVerify(f), a.pointsDelete(f), a.pointsRetain(f), a.pointsMaintain(f))
 	return command
@@ -61,7 +61,7 @@ func (a *app) pointsCommand() *cobra.Command {
 
 func (a *app) pointsList(f *repositoryFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List recovery points, newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "List recovery points, newest first", Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			return a.withRepository(command.Context(), f, func(r *repository.Repository, _ *plans.Repository) error {
 				points, err := r.Points(command.Context())
@@ -86,7 +86,7 @@ func (a *app) pointsShow(f *repositoryFlags) *cobra.Command {
 	var breakGlass bool
 	command := &cobra.Command{
 		Use: "show POINT", Short: "Show a recovery point's manifest, or how to bring it back by hand",
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.withPoint(command.Context(), f, args[0], func(r *repository.Repository, d *plans.Repository, p repository.Point) error {
 				manifest, err := r.Manifest(command.Context(), p)
@@ -110,7 +110,7 @@ func (a *app) pointsShow(f *repositoryFlags) *cobra.Command {
 func (a *app) pointsVerify(f *repositoryFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "verify POINT", Short: "Read every byte of a recovery point back and compare digests",
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.withPoint(command.Context(), f, args[0], func(r *repository.Repository, _ *plans.Repository, p repository.Point) error {
 				report, err := r.Verify(command.Context(), p, func(int64, int64) {})
@@ -130,7 +130,7 @@ func (a *app) pointsVerify(f *repositoryFlags) *cobra.Command {
 func (a *app) pointsDelete(f *repositoryFlags) *cobra.Command {
 	var yes bool
 	command := &cobra.Command{
-		Use: "delete POINT", Short: "Delete a recovery point", Args: cobra.ExactArgs(1),
+		Use: "delete POINT", Short: "Delete a recovery point", Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.withPoint(command.Context(), f, args[0], func(r *repository.Repository, _ *plans.Repository, p repository.Point) error {
 				if args[0] != p.ID {
@@ -151,7 +151,7 @@ func (a *app) pointsRetain(f *repositoryFlags) *cobra.Command {
 	var dryRun bool
 	var cluster string
 	command := &cobra.Command{
-		Use: "retain", Short: "Delete what the Repository document's retention no longer keeps", Args: cobra.NoArgs,
+		Use: "retain", Short: "Delete what the Repository document's retention no longer keeps", Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			return a.withRepository(command.Context(), f, func(r *repository.Repository, d *plans.Repository) error {
 				decisions, err := r.Retain(command.Context(), cluster, d.Spec.Retention, dryRun)
@@ -176,7 +176,7 @@ func (a *app) pointsRetain(f *repositoryFlags) *cobra.Command {
 
 func (a *app) pointsMaintain(f *repositoryFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "maintain", Short: "Remove content that no recovery point refers to any more", Args: cobra.NoArgs,
+		Use: "maintain", Short: "Remove content that no recovery point refers to any more", Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			return a.withRepository(command.Context(), f, func(r *repository.Repository, _ *plans.Repository) error {
 				return r.Maintain(command.Context())

@@ -16,7 +16,7 @@ func (a *app) runCommand() *cobra.Command {
 	var point string
 	var dryRun bool
 	command := &cobra.Command{
-		Use: "run PLAN", Short: "Run a plan of the documents, or a built-in one", Args: cobra.ExactArgs(1),
+		Use: "run PLAN", Short: "Run a plan of the documents, or a built-in one", Args: exactly(1),
 		Example: "  muster run capture -f muster.yaml\n  muster run capture --dry-run",
 		RunE: func(command *cobra.Command, args []string) error {
 			set, err := a.planSet(args[0])

@@ -13,14 +13,14 @@ import (
 )
 
 func (a *app) runsCommand() *cobra.Command {
-	command := &cobra.Command{Use: "runs", Short: "List, show, resume and cancel runs"}
+	command := group("runs", "List, show, resume and cancel runs")
 	command.AddCommand(a.runsList(), a.runsShow(), a.runsResume(), a.runsCancel())
 	return command
 }
 
 func (a *app) runsList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "List runs, newest first", Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
 				runs, err := r.Runs(command.Context())
@@ -44,7 +44,7 @@ func (a *app) runsList() *cobra.Command {
 
 func (a *app) runsShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show RUN", Short: "Show how a run stands", Args: cobra.ExactArgs(1),
+		Use: "show RUN", Short: "Show how a run stands", Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
 				report, err := r.Report(command.Context(), args[0])
@@ -60,7 +60,7 @@ func (a *app) runsShow() *cobra.Command {
 func (a *app) runsResume() *cobra.Command {
 	return &cobra.Command{
 		Use: "resume RUN", Short: "Go on with a run that was interrupted, failed, or whose process died",
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.watched(command.Context(), func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
 				return r.Resume(ctx, args[0])
@@ -72,7 +72,7 @@ func (a *app) runsResume() *cobra.Command {
 func (a *app) runsCancel() *cobra.Command {
 	var reason string
 	command := &cobra.Command{
-		Use: "cancel RUN", Short: "End a run for good", Args: cobra.ExactArgs(1),
+		Use: "cancel RUN", Short: "End a run for good", Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
 				return r.Cancel(command.Context(), args[0], reason)

@@ -140,6 +140,8 @@ func ReadKey(path string, identityFiles []string) (*Key, error) {
 		if content, err = unwrap(path, content, identityFiles); err != nil {
 			return nil, err
 		}
+	} else if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
+		return nil, fault.Newf("read key file", fault.Denied, path, "everybody on this machine can read it: chmod 600 it, or wrap it for an age recipient")
 	}
 	var file keyFile
 	if err := yaml.Unmarshal(content, &file); err != nil {

@@ -183,7 +183,7 @@ func (r *Repository) Points(ctx context.Context) ([]Point, error) {
 	if err != nil {
 		return nil, r.config.fail("list recovery points", err)
 	}
-	var points []Point
+	points := []Point{}
 	for _, s := range snapshots {
 		if s.Tags[tagPoint] == "" { // somebody else's snapshot in the same repository
 			continue
