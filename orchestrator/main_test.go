@@ -1,0 +1,220 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/journal"
+)
+
+// TestMain is also the process that TestCrash kills: see crash_test.go.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
+		os.Exit(crashChild(dir))
+	}
+	os.Exit(m.Run())
+}
+
+// world is what the steps of these tests change: a folder of effects. It remembers every call.
+type world struct {
+	dir string
+
+	mu    sync.Mutex
+	calls []string
+	// trouble is what Do of a task meets, in order; then it succeeds.
+	trouble map[string][]error
+	// hook is called in Do of a task, before its effect.
+	hook map[string]func(ctx context.Context) error
+}
+
+func newWorld(dir string) *world {
+	return &world{dir: dir, trouble: map[string][]error{}, hook: map[string]func(context.Context) error{}}
+}
+
+func (w *world) called(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls = append(w.calls, text)
+}
+
+func (w *world) count(text string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, call := range w.calls {
+		if call == text {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) position(text string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Index(w.calls, text)
+}
+
+func (w *world) next(task string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	queue := w.trouble[task]
+	if len(queue) == 0 {
+		return nil
+	}
+	w.trouble[task] = queue[1:]
+	return queue[0]
+}
+
+// effects are the names of what stands in the world.
+func (w *world) effects(t testing.TB) []string {
+	t.Helper()
+	entries, err := os.ReadDir(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// touch is a step with an effect whose name derives from run, step and item: a repeat finds it.
+type touch struct {
+	Text string `yaml:"text,omitempty"`
+
+	world *world
+}
+
+func taskOf(run *Run) string { return strings.TrimSuffix(run.Step+"/"+run.Item, "/") }
+
+func (s *touch) effect(run *Run) string {
+	return filepath.Join(s.world.dir, strings.ReplaceAll(run.ID+"-"+taskOf(run), "/", "-"))
+}
+
+func (s *touch) Check(_ context.Context, run *Run) error {
+	s.world.called("check " + taskOf(run))
+	if s.Text == "refuse" {
+		return fault.Newf("check", fault.Denied, taskOf(run), "refused")
+	}
+	return nil
+}
+
+func (s *touch) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
+	s.world.called("do " + taskOf(run))
+	if hook := s.world.hook[taskOf(run)]; hook != nil {
+		if err := hook(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.world.next(taskOf(run)); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(s.effect(run), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		s.world.called("found " + taskOf(run))
+	} else if err != nil {
+		return nil, err
+	} else if err := f.Close(); err != nil {
+		return nil, err
+	}
+	run.Progress.Add(0, 1)
+	return Receipt(fmt.Sprintf(`{"effect":%q}`, filepath.Base(s.effect(run)))), nil
+}
+
+func (s *touch) Verify(_ context.Context, run *Run, _ Receipt) error {
+	if _, err := os.Stat(s.effect(run)); err != nil {
+		return fault.New("verify", fault.Corrupt, taskOf(run), err)
+	}
+	return nil
+}
+
+func (s *touch) Undo(_ context.Context, run *Run, _ Receipt) error {
+	s.world.called("undo " + taskOf(run))
+	if err := s.world.next("undo " + taskOf(run)); err != nil {
+		return err
+	}
+	return os.Remove(s.effect(run))
+}
+
+// touchEach is touch on three items.
+type touchEach struct{ touch }
+
+func (s *touchEach) Items(context.Context, *Run) ([]string, error) {
+	return []string{"a", "b", "c"}, nil
+}
+
+func (w *world) definitions() []Definition {
+	all := []plans.Purpose{plans.Capture, plans.Recover, plans.Drill, plans.Migrate}
+	return []Definition{
+		{ID: "touch", Summary: "touch a file", Purposes: all, New: func() Step { return &touch{world: w} }},
+		{ID: "touch-each", Summary: "touch three files", Purposes: all, New: func() Step { return &touchEach{touch{world: w}} }},
+	}
+}
+
+// deaf is an Observer that does nothing.
+type deaf struct{}
+
+func (deaf) Journaled(journal.Event) {}
+func (deaf) Progressed(Update)       {}
+
+func openRunner(ctx context.Context, dir string, w *world) (*Runner, *journal.Store, error) {
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	store, err := journal.Open(ctx, journal.Config{Directory: dir, Owner: fmt.Sprintf("test/%d", os.Getpid()), Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return NewRunner(Config{Store: store, Definitions: w.definitions(), Observer: deaf{}, Log: log, Now: time.Now}), store, nil
+}
+
+// newRunner is a runner with a journal and a world of its own.
+func newRunner(t *testing.T) (*Runner, *world) {
+	t.Helper()
+	w := newWorld(t.TempDir())
+	r, store, err := openRunner(t.Context(), filepath.Join(t.TempDir(), "journal"), w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r, w
+}
+
+// planOf is a checked plan of the given steps, in YAML flow style, one a line.
+func planOf(definitions []Definition, steps ...string) (*plans.Checked, error) {
+	text := "apiVersion: muster.dev/v1alpha1\nkind: Plan\nmetadata: {name: p}\nspec:\n  purpose: drill\n  steps:\n"
+	for _, step := range steps {
+		text += "    - {" + step + "}\n"
+	}
+	set, err := plans.Read("plan.yaml", strings.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return plans.CheckSteps(set, "p", Vocabulary(definitions))
+}
+
+func request(t testing.TB, w *world, steps ...string) Request {
+	t.Helper()
+	plan, err := planOf(w.definitions(), steps...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Request{ID: "run-1", Plan: plan}
+}
