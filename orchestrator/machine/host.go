@@ -12,6 +12,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -183,32 +184,137 @@ type Command struct {
 }
 
 // Run runs a script with sh as root. An error holds the exit code and the end of what it wrote to
-// standard error. When ctx ends, the script's processes are ended too.
+// standard error. When ctx ends, or Stdout takes no more, the script's processes are ended; Stdout is
+// not written to after Run has returned.
 func (h *Host) Run(ctx context.Context, command Command) error {
 	session, err := h.client.NewSession()
 	if err != nil {
 		return fault.New("run on machine", fault.Transient, h.machine.Name, err)
 	}
 	defer session.Close()
-	diagnostics := &bounded{limit: stderrBytes}
-	session.Stdin, session.Stdout, session.Stderr = command.Stdin, command.Stdout, diagnostics
-	shell := "exec sh -c "
-	if h.access.Sudo {
-		shell = "exec sudo -n sh -c "
-	}
-	if err := session.Start(shell + Quote(command.Script)); err != nil {
+	ctx, give := context.WithCancelCause(ctx)
+	defer give(nil)
+	out := &output{to: command.Stdout, give: give}
+	defer out.close()
+	diagnostics := &diagnostics{kept: bounded{limit: stderrBytes}}
+	session.Stdin, session.Stdout, session.Stderr = command.Stdin, out, diagnostics
+	// sshd makes the shell the leader of a process group; its number comes first.
+	if err := session.Start("echo $$ >&2; exec " + h.shell(command.Script)); err != nil {
 		return fault.New("run on machine", fault.Transient, h.machine.Name, err)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		_ = session.Signal(ssh.SIGTERM)
-		_ = session.Close()
-	})
-	defer stop()
-	err = session.Wait()
-	if ctx.Err() != nil {
-		return fault.New("run on machine", fault.Transient, h.machine.Name, context.Cause(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- session.Wait() }()
+	select {
+	case err := <-ended:
+		if ctx.Err() != nil {
+			return endedBy(h.machine.Name, context.Cause(ctx))
+		}
+		return h.exitFault(err, diagnostics.String())
+	case <-ctx.Done():
+		h.end(diagnostics.group(), ended)
+		return endedBy(h.machine.Name, context.Cause(ctx))
 	}
-	return h.exitFault(err, diagnostics.String())
+}
+
+func (h *Host) shell(script string) string {
+	if h.access.Sudo {
+		return "sudo -n sh -c " + Quote(script)
+	}
+	return "sh -c " + Quote(script)
+}
+
+// endWithin bounds the wait for a script that is told to end.
+const endWithin = 3 * time.Second
+
+// end ends a process group by a session of its own: sshd passes no signals on for root, and closing
+// the session leaves running what does not write.
+func (h *Host) end(group string, ended <-chan error) {
+	for _, signal := range []string{"TERM", "KILL"} {
+		if session, err := h.client.NewSession(); err == nil && group != "" {
+			_ = session.Run(h.shell("kill -s " + signal + " -- -" + group)) // it may have ended
+			_ = session.Close()
+		}
+		timer := time.NewTimer(endWithin)
+		select {
+		case <-ended:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// output hands on what a script writes, and ends the script when nobody takes it any more: it would
+// wait for ever. What comes after that is thrown away, since an end that nobody reads does not come.
+type output struct {
+	mu     sync.Mutex
+	to     io.Writer // nil throws away
+	closed bool
+	give   context.CancelCauseFunc
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.to == nil {
+		return len(p), nil
+	}
+	if _, err := o.to.Write(p); err != nil {
+		o.closed = true
+		o.give(err)
+	}
+	return len(p), nil
+}
+
+func (o *output) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+}
+
+// diagnostics is a script's standard error: the number of its process group on the first line, then
+// what it says.
+type diagnostics struct {
+	mu     sync.Mutex
+	leader []byte
+	known  bool
+	kept   bounded
+}
+
+func (d *diagnostics) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := len(p)
+	if !d.known {
+		line, rest, found := bytes.Cut(p, []byte("\n"))
+		d.leader, d.known, p = append(d.leader, line...), found, rest
+	}
+	_, err := d.kept.Write(p)
+	return n, err
+}
+
+// group is empty before the script has begun.
+func (d *diagnostics) group() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := strconv.Atoi(string(d.leader)); err != nil || !d.known {
+		return ""
+	}
+	return string(d.leader)
+}
+
+func (d *diagnostics) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kept.String()
+}
+
+func endedBy(machine string, cause error) error {
+	var known *fault.Error
+	if errors.As(cause, &known) {
+		return cause
+	}
+	return fault.New("run on machine", fault.Transient, machine, cause)
 }
 
 func (h *Host) exitFault(err error, diagnostics string) error {

@@ -271,7 +271,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.writer.Write(p)
 	w.sum.Write(p[:n])
 	w.size += int64(n)
-	return n, err
+	return n, w.config.fail("store "+w.name, err)
 }
 
 // Commit ends the stream and names what it wrote.
