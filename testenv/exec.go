@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"strings"
+	"syscall"
 )
 
 // command runs a program and returns its standard output; an error holds the end of its standard
@@ -15,6 +16,7 @@ func command(ctx context.Context, stdin io.Reader, name string, args ...string) 
 	var out, diagnostics bytes.Buffer
 	c := exec.CommandContext(ctx, name, args...)
 	c.Stdin, c.Stdout, c.Stderr = stdin, &out, &diagnostics
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nothing outlives a lab command that was killed
 	if err := c.Run(); err != nil {
 		return out.String(), fmt.Errorf("%s %s: %w: %s", name, firstLine(strings.Join(args, " ")), err, tail(diagnostics.String()+out.String()))
 	}

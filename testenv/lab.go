@@ -194,7 +194,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := errors.Join(problems...); err != nil {
 		return err // the files stay, so that Down can be repeated
 	}
-	return os.RemoveAll(l.dir)
+	return removeWhileWritten(l.dir)
 }
 
 // Remove ends the lab of this name, whatever a crash left of it; it is no error when there is none.
@@ -227,7 +227,7 @@ func DownAll(ctx context.Context) error {
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
-	return errors.Join(sweep(ctx), os.RemoveAll(StateDir()))
+	return errors.Join(sweep(ctx), removeWhileWritten(StateDir()))
 }
 
 // leftovers are the machines that lab.json or the folder of machines knows.

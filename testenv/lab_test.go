@@ -50,13 +50,10 @@ func TestLabLeavesNothing(t *testing.T) {
 	}
 	// The files of a lab are lost, the lab lives.
 	killAtLine(t, "kubeadm init on leak-cp-0")
-	if err := os.Rename(StateDir(), StateDir()+".lost"); err != nil {
+	if err := removeWhileWritten(StateDir()); err != nil {
 		t.Fatal(err)
 	}
 	if err := DownAll(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(StateDir() + ".lost"); err != nil {
 		t.Fatal(err)
 	}
 	compareStates(t, "after its files were lost", before, hostState(t))

@@ -334,11 +334,24 @@ func (l *Lab) remove(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeWhileWritten(dir); err != nil {
 		return err
 	}
 	delete(l.State.Machines, name)
 	return l.save()
+}
+
+// removeWhileWritten removes a folder into which a command of a lab process that was killed may still
+// copy: it ends when what it copies to is gone.
+func removeWhileWritten(dir string) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, syscall.ENOTEMPTY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // killAll ends every process of the machine: all that are in its network namespace or its cgroup,

@@ -32,10 +32,20 @@ func (l *Lab) makeBridge(ctx context.Context) error {
 }
 
 func (l *Lab) removeBridge(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join("/sys/class/net", l.bridge())); err != nil {
+	return deleteLink(ctx, l.bridge())
+}
+
+// deleteLink deletes a link that may go by itself meanwhile, with the namespace of its other end.
+func deleteLink(ctx context.Context, name string) error {
+	path := filepath.Join("/sys/class/net", name)
+	if _, err := os.Stat(path); err != nil {
 		return nil
 	}
-	return run(ctx, [][]string{{"ip", "link", "delete", l.bridge()}})
+	err := run(ctx, [][]string{{"ip", "link", "delete", name}})
+	if _, gone := os.Stat(path); gone != nil {
+		return nil
+	}
+	return err
 }
 
 // connect makes the machine's network namespace with eth0 on the lab's bridge.
@@ -60,10 +70,8 @@ func (l *Lab) connect(ctx context.Context, name, address string) error {
 // was made.
 func (l *Lab) disconnect(ctx context.Context, name, address string) error {
 	if address != "" {
-		if _, err := os.Stat(filepath.Join("/sys/class/net", l.veth(address))); err == nil {
-			if err := run(ctx, [][]string{{"ip", "link", "delete", l.veth(address)}}); err != nil {
-				return err
-			}
+		if err := deleteLink(ctx, l.veth(address)); err != nil {
+			return err
 		}
 	}
 	return removeNamespace(ctx, name)

@@ -27,7 +27,7 @@ func sweep(ctx context.Context) error {
 	problems = append(problems, err)
 	for _, link := range links {
 		if labLink.MatchString(link.Name()) {
-			problems = append(problems, run(ctx, [][]string{{"ip", "link", "delete", link.Name()}}))
+			problems = append(problems, deleteLink(ctx, link.Name()))
 		}
 	}
 	return errors.Join(append(problems, detachLost(ctx), removeCgroup(""))...)
