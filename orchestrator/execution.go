@@ -115,6 +115,7 @@ func (x *execution) resume(ctx context.Context) (*Report, error) {
 		err = x.ledger.replay(events)
 	}
 	if err == nil {
+		x.Observer.Replayed(events)
 		err = x.takeOver(ctx)
 	}
 	if err != nil {

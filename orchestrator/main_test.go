@@ -169,8 +169,9 @@ func (w *world) definitions() []Definition {
 // deaf is an Observer that does nothing.
 type deaf struct{}
 
-func (deaf) Journaled(journal.Event) {}
-func (deaf) Progressed(Update)       {}
+func (deaf) Journaled(journal.Event)  {}
+func (deaf) Progressed(Update)        {}
+func (deaf) Replayed([]journal.Event) {}
 
 func openRunner(ctx context.Context, dir string, w *world) (*Runner, *journal.Store, error) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))

@@ -12,6 +12,8 @@ import (
 type Observer interface {
 	// Journaled is called after an event became durable.
 	Journaled(journal.Event)
+	// Replayed is called once when a run is resumed, with every event of its journal so far.
+	Replayed([]journal.Event)
 	// Progressed is called now and then while a task works; updates may be dropped.
 	Progressed(Update)
 }

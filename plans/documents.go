@@ -124,8 +124,10 @@ type RepositorySpec struct {
 // S3 tells how to reach an S3 server. Credentials come from the environment (AWS_ACCESS_KEY_ID,
 // AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), from CredentialsFile, or from the instance's role.
 type S3 struct {
-	Endpoint        string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"` // https://host:port; empty means AWS
-	Region          string `yaml:"region,omitempty" json:"region,omitempty"`
+	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"` // https://host:port; empty means AWS
+	Region   string `yaml:"region,omitempty" json:"region,omitempty"`
+	// PathStyle asks for https://host/bucket in place of https://bucket.host. Servers other than AWS
+	// are asked so in any case, and AWS never is: there it is refused.
 	PathStyle       bool   `yaml:"pathStyle,omitempty" json:"pathStyle,omitempty"`
 	CAFile          string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
 	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty"`

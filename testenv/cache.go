@@ -191,18 +191,25 @@ func StockTools(ctx context.Context, say func(format string, args ...any)) (stri
 		return "", err
 	}
 	defer unlock()
-	module := filepath.Join(sourceDir(), "kopia")
-	key, err := digest(module, "go.mod", "go.sum")
+	kopia, err := b.goTool(ctx, "kopia", "github.com/kopia/kopia", "the stock kopia command")
 	if err != nil {
 		return "", err
 	}
-	return b.make("tools", key+p.programs, "the stock kopia command", func(dir string) error {
-		for _, name := range []string{"etcdutl", "kubectl"} {
-			if _, err := command(ctx, nil, "cp", filepath.Join(p.programs, name), dir); err != nil {
-				return err
-			}
-		}
-		_, err := command(ctx, nil, "env", "-C", module, "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "github.com/kopia/kopia")
+	return b.make("tools", kopia+p.programs, "the folder of stock tools", func(dir string) error {
+		_, err := command(ctx, nil, "cp", filepath.Join(kopia, "kopia"), filepath.Join(p.programs, "etcdutl"), filepath.Join(p.programs, "kubectl"), dir)
+		return err
+	})
+}
+
+// goTool compiles a program that a Go module of its own, in the folder module, pins.
+func (b *builder) goTool(ctx context.Context, module, program, what string) (string, error) {
+	folder := filepath.Join(sourceDir(), module)
+	key, err := digest(folder, "go.mod", "go.sum")
+	if err != nil {
+		return "", err
+	}
+	return b.make(module, key, what, func(dir string) error {
+		_, err := command(ctx, nil, "env", "-C", folder, "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", program)
 		return err
 	})
 }

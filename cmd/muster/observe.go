@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -22,14 +21,14 @@ type display interface {
 
 // newDisplay picks how a run is shown: events as JSON lines, bars on a terminal, or one line an
 // event. Bars and lines go to standard error, so that standard output holds the result alone.
-func newDisplay(output string, out io.Writer, diagnostics *os.File) display {
+func newDisplay(a *app) display {
 	switch {
-	case output == "json":
-		return &jsonLines{encoder: json.NewEncoder(out)}
-	case term.IsTerminal(int(diagnostics.Fd())):
-		return newBars(diagnostics)
+	case a.output == "json":
+		return &jsonLines{encoder: json.NewEncoder(a.out)}
+	case term.IsTerminal(int(a.diagnostics.Fd())):
+		return newBars(a.diagnostics, a.now)
 	default:
-		return &textLines{out: diagnostics}
+		return &textLines{out: a.diagnostics}
 	}
 }
 
@@ -40,6 +39,9 @@ type jsonLines struct {
 }
 
 func (j *jsonLines) Journaled(event journal.Event) { j.write(event) }
+
+// Replayed writes nothing: whoever reads has these lines from before.
+func (j *jsonLines) Replayed([]journal.Event) {}
 
 func (j *jsonLines) Progressed(update orchestrator.Update) {
 	j.write(struct {
@@ -68,6 +70,9 @@ func (t *textLines) Journaled(event journal.Event) {
 	defer t.mu.Unlock()
 	fmt.Fprintln(t.out, eventLine(event))
 }
+
+// Replayed writes nothing: `muster runs show` tells what was.
+func (t *textLines) Replayed([]journal.Event) {}
 
 func (t *textLines) Progressed(orchestrator.Update) {}
 
@@ -128,4 +133,5 @@ func bytesText(n int64) string {
 type silent struct{}
 
 func (silent) Journaled(journal.Event)        {}
+func (silent) Replayed([]journal.Event)       {}
 func (silent) Progressed(orchestrator.Update) {}

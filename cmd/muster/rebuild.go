@@ -71,7 +71,7 @@ func (a *app) rebuild(ctx context.Context, f *rebuildFlags) error {
 	if err := a.confirm(f.yes); err != nil {
 		return err
 	}
-	display := newDisplay(a.output, a.out, a.diagnostics)
+	display := newDisplay(a)
 	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
 		report, err := r.Start(ctx, orchestrator.Request{ID: a.newRunID(rebuildPlan), Plan: checked, Point: manifest.ID})
 		display.done()

@@ -85,7 +85,7 @@ func (a *app) runsCancel() *cobra.Command {
 
 // watched runs work with a live display and prints the report that it ends with.
 func (a *app) watched(ctx context.Context, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
-	display := newDisplay(a.output, a.out, a.diagnostics)
+	display := newDisplay(a)
 	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
 		report, err := work(ctx, r)
 		display.done()

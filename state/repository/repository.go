@@ -18,7 +18,6 @@ import (
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/blob/filesystem"
-	"github.com/kopia/kopia/repo/blob/s3"
 	"github.com/kopia/kopia/repo/compression"
 	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/format"
@@ -142,66 +141,6 @@ func (c Config) storage(ctx context.Context, create bool) (blob.Storage, error) 
 	default:
 		return nil, fault.Newf("open repository", fault.Invalid, c.URL, "want file:///path or s3://bucket/prefix")
 	}
-}
-
-func (c Config) s3(ctx context.Context, u *url.URL) (blob.Storage, error) {
-	options := &s3.Options{BucketName: u.Host, Prefix: strings.TrimPrefix(u.Path, "/"), Region: c.S3.Region, Endpoint: "s3.amazonaws.com"}
-	if options.Prefix != "" && !strings.HasSuffix(options.Prefix, "/") {
-		options.Prefix += "/"
-	}
-	if c.S3.Endpoint != "" {
-		endpoint, err := url.Parse(c.S3.Endpoint)
-		if err != nil || endpoint.Host == "" {
-			return nil, fault.Newf("open repository", fault.Invalid, c.S3.Endpoint, "want an endpoint as https://host:port")
-		}
-		options.Endpoint, options.DoNotUseTLS = endpoint.Host, endpoint.Scheme == "http"
-	}
-	if c.S3.CAFile != "" {
-		ca, err := os.ReadFile(c.S3.CAFile)
-		if err != nil {
-			return nil, fault.New("read CA certificate", fault.NotFound, c.S3.CAFile, err)
-		}
-		options.RootCA = ca
-	}
-	if c.S3.CredentialsFile != "" {
-		if err := exportCredentials(c.S3.CredentialsFile); err != nil {
-			return nil, err
-		}
-	}
-	storage, err := s3.New(ctx, options, false)
-	return storage, c.fail("open repository", err)
-}
-
-// exportCredentials puts the [default] profile of an AWS credentials file into this process's
-// environment, the one place that kopia takes them from without writing them down.
-func exportCredentials(path string) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return fault.New("read credentials file", fault.NotFound, path, err)
-	}
-	inDefault, found := false, 0
-	for line := range strings.Lines(string(raw)) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "[") {
-			inDefault = line == "[default]"
-			continue
-		}
-		name, value, ok := strings.Cut(line, "=")
-		if !inDefault || !ok {
-			continue
-		}
-		switch name = strings.ToUpper(strings.TrimSpace(name)); name {
-		case "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN":
-			if err := os.Setenv(name, strings.TrimSpace(value)); err != nil {
-				return fault.New("read credentials file", fault.Internal, path, err)
-			}
-			found++
-		}
-	}
-	if found < 2 {
-		return fault.Newf("read credentials file", fault.Invalid, path, "want aws_access_key_id and aws_secret_access_key in a [default] profile")
-	}
-	return nil
 }
 
 // Close lets go of the repository. What was put and not flushed is lost.
@@ -411,7 +350,7 @@ func (c Config) fail(op string, err error) error {
 		return fault.Newf(op, fault.Corrupt, c.URL, "content is damaged or missing: %w", err)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fault.New(op, fault.Transient, c.URL, err)
-	case errors.Is(err, os.ErrPermission), strings.Contains(text, "Access Denied"), strings.Contains(text, "InvalidAccessKeyId"), strings.Contains(text, "SignatureDoesNotMatch"):
+	case errors.Is(err, os.ErrPermission), errors.Is(err, blob.ErrInvalidCredentials), refusedByS3(err):
 		return fault.New(op, fault.Denied, c.URL, err)
 	default:
 		return fault.New(op, fault.Transient, c.URL, err)
