@@ -22,8 +22,8 @@ type execution struct {
 	*Runner
 	id     string
 	plan   *plans.Checked
-	point  string
 	header journal.Header
+	recovery
 
 	repository *repository.Repository
 	journal    *journal.Journal
@@ -39,8 +39,8 @@ type journalError struct{ err error }
 func (e *journalError) Error() string { return "the journal cannot be written: " + e.err.Error() }
 func (e *journalError) Unwrap() error { return e.err }
 
-func (r *Runner) newExecution(id string, plan *plans.Checked, point string) *execution {
-	x := &execution{Runner: r, id: id, plan: plan, point: point, failed: make(chan error, 1)}
+func (r *Runner) newExecution(id string, plan *plans.Checked, to recovery) *execution {
+	x := &execution{Runner: r, id: id, plan: plan, recovery: to, failed: make(chan error, 1)}
 	x.ledger = newLedger(plan.Plan, r.fansOut, x.append)
 	parallel := plan.Plan.Spec.MaxParallel
 	if parallel == 0 {
@@ -69,14 +69,14 @@ func (x *execution) open(ctx context.Context) error {
 		return err
 	}
 	x.repository = opened
-	if x.point == "" {
+	if x.Point == "" {
 		return nil
 	}
-	point, err := opened.Point(ctx, x.point)
+	point, err := opened.Point(ctx, x.Point)
 	if err != nil {
 		return errors.Join(err, x.close(ctx))
 	}
-	x.point = point.ID
+	x.Point, x.Instant = point.ID, point.Instant
 	return nil
 }
 

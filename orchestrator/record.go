@@ -56,8 +56,8 @@ func (x *execution) find(t *task, finding Finding) {
 // view is what a task sees of its run.
 func (x *execution) view(spec plans.Step, item string, progress Progress) *Run {
 	return &Run{
-		ID: x.id, Step: spec.ID, Item: item,
-		Cluster: x.plan.Cluster, Machines: x.plan.Machines, Repository: x.repository, Point: x.point,
+		ID: x.id, Plan: x.header.Plan, PlanDigest: x.header.PlanDigest, Step: spec.ID, Item: item,
+		Cluster: x.plan.Cluster, Machines: x.plan.Machines, Repository: x.repository, Point: x.Point,
 		Log:      x.Log.With("run", x.id, "step", spec.ID, "item", item),
 		Progress: progress,
 		Now:      x.Now,

@@ -13,12 +13,12 @@ import (
 
 // Report tells how a run stands: the final table, `muster runs show` and its JSON form.
 type Report struct {
-	Run      string       `json:"run"`
-	Plan     string       `json:"plan"`
-	Digest   string       `json:"planDigest"`
-	Purpose  string       `json:"purpose"`
-	Cluster  string       `json:"cluster,omitempty"`
-	Point    string       `json:"point,omitempty"`
+	Run     string `json:"run"`
+	Plan    string `json:"plan"`
+	Digest  string `json:"planDigest"`
+	Purpose string `json:"purpose"`
+	Cluster string `json:"cluster,omitempty"`
+	recovery
 	State    string       `json:"state"`
 	Started  time.Time    `json:"started"`
 	Ended    time.Time    `json:"ended,omitzero"`
@@ -28,7 +28,18 @@ type Report struct {
 	Layers   []Summary    `json:"layers,omitempty"`
 	Findings []Finding    `json:"findings,omitempty"`
 	Failure  *Failure     `json:"failure,omitempty"`
+
+	// The rest is there when a run that recovers a cluster has ended.
+	Verdict    string  `json:"verdict,omitempty"`   // complete | incomplete
+	RPOSeconds float64 `json:"rpoSeconds,omitzero"` // age of the recovery point at the moment of loss
+	RTOSeconds float64 `json:"rtoSeconds,omitzero"` // from the first start until verification ended
 }
+
+// The verdicts of runs that recover.
+const (
+	VerdictComplete   = "complete"
+	VerdictIncomplete = "incomplete"
+)
 
 // StepReport tells how one step stands.
 type StepReport struct {
@@ -60,7 +71,7 @@ func (x *execution) report() *Report {
 	l := x.ledger
 	out := &Report{
 		Run: x.id, Plan: x.header.Plan, Digest: x.header.PlanDigest, Purpose: x.header.Purpose,
-		Cluster: x.header.Cluster, Point: x.point, State: l.run.state(),
+		Cluster: x.header.Cluster, recovery: x.recovery, State: l.run.state(),
 	}
 	for _, step := range l.steps {
 		out.Steps = append(out.Steps, x.stepReport(step))
@@ -76,7 +87,19 @@ func (x *execution) report() *Report {
 	for _, finding := range l.findings {
 		out.Findings = append(out.Findings, finding.Finding)
 	}
+	out.judge()
 	return out
+}
+
+// judge gives a run that recovers its verdict and its two measures.
+func (r *Report) judge() {
+	if r.Ended.IsZero() || r.State == RunStateInterrupted || r.Purpose != string(plans.Recover) && r.Purpose != string(plans.Drill) {
+		return
+	}
+	r.RPOSeconds, r.RTOSeconds, r.Verdict = r.Lost.Sub(r.Instant).Seconds(), r.Seconds, VerdictIncomplete
+	if r.Complete() {
+		r.Verdict = VerdictComplete
+	}
 }
 
 func (x *execution) stepReport(step *stepState) StepReport {
@@ -183,7 +206,7 @@ func (s Summary) plus(other Summary) Summary {
 
 // facts are what expressions of the plan can speak of.
 func (x *execution) facts() plans.Facts {
-	facts := plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.point, Now: x.Now(), Receipts: map[string]any{}}
+	facts := plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.Point, Now: x.Now(), Receipts: map[string]any{}}
 	for _, step := range x.ledger.steps {
 		var content any
 		if receipt := x.ledger.receipt(step.spec.ID, ""); receipt != nil && json.Unmarshal(receipt, &content) == nil {

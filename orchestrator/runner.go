@@ -46,6 +46,8 @@ type Request struct {
 	// Point is the recovery point to recover from: an ID, a unique prefix or "latest". Captures
 	// leave it empty.
 	Point string
+	// Lost is when the cluster was lost: RPO is counted to it. Zero means now.
+	Lost time.Time
 }
 
 // frozenVersion is the newest format of frozen runs this program writes and reads.
@@ -55,7 +57,14 @@ const frozenVersion = 1
 type frozen struct {
 	Version int             `json:"version"`
 	Plan    json.RawMessage `json:"plan"` // as plans.Freeze wrote it
-	Point   string          `json:"point,omitempty"`
+	recovery
+}
+
+// recovery says what a run that recovers goes back to.
+type recovery struct {
+	Point   string    `json:"point,omitempty"`
+	Instant time.Time `json:"instant,omitzero"` // the moment the point stands for
+	Lost    time.Time `json:"lost,omitzero"`    // the moment of loss
 }
 
 // DryRun calls every step's Check and nothing else. All problems are returned together.
@@ -143,7 +152,10 @@ func (r *Runner) prepare(ctx context.Context, request Request) (*execution, erro
 	if err != nil {
 		return nil, err
 	}
-	x := r.newExecution(request.ID, request.Plan, request.Point)
+	if request.Lost.IsZero() {
+		request.Lost = r.Now().UTC()
+	}
+	x := r.newExecution(request.ID, request.Plan, recovery{Point: request.Point, Lost: request.Lost})
 	if err := x.open(ctx); err != nil {
 		return nil, err
 	}
@@ -154,7 +166,7 @@ func (r *Runner) prepare(ctx context.Context, request Request) (*execution, erro
 	if request.Plan.Cluster != nil {
 		x.header.Cluster = request.Plan.Cluster.Metadata.Name
 	}
-	x.header.Frozen, err = json.Marshal(frozen{Version: frozenVersion, Plan: plan, Point: x.point})
+	x.header.Frozen, err = json.Marshal(frozen{Version: frozenVersion, Plan: plan, recovery: x.recovery})
 	if err != nil {
 		return nil, errors.Join(fault.New("freeze run", fault.Internal, request.ID, err), x.close(ctx))
 	}
@@ -175,7 +187,7 @@ func (r *Runner) thaw(ctx context.Context, header journal.Header) (*execution, e
 	if err != nil {
 		return nil, err
 	}
-	x := r.newExecution(header.ID, plan, content.Point)
+	x := r.newExecution(header.ID, plan, content.recovery)
 	x.header = header
 	return x, nil
 }

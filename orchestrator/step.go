@@ -67,9 +67,11 @@ type Definition struct {
 
 // Run is what one task of a run sees: its place in the run, the inventory, and where to write.
 type Run struct {
-	ID   string // the run's
-	Step string // the step's ID in the plan
-	Item string // empty unless the step fans out
+	ID         string // the run's
+	Plan       string // the plan's name
+	PlanDigest string // of the frozen plan; empty in a dry run
+	Step       string // the step's ID in the plan
+	Item       string // empty unless the step fans out
 
 	Cluster    *plans.Cluster         // the cluster that is captured, or replayed into; may be nil
 	Machines   *plans.Machines        // the target machines of a rebuild; may be nil

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -46,7 +45,7 @@ When it is interrupted, it goes on with: muster runs resume RUN`,
 	flags.StringVar(&f.point, "point", "latest", "the recovery point: an ID, a unique prefix, or latest")
 	flags.StringVar(&f.machines, "machines", "", "a file with a Machines document")
 	flags.StringVar(&f.lostAt, "lost-at", "", "when the cluster was lost, RFC 3339; RPO is counted to it (default now)")
-	flags.StringVar(&f.report, "report", "", "also write the final report to this file, as JSON")
+	reportFlag(command, &f.report)
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
 	required(command, "repository", "key-file", "machines")
 	return command
@@ -71,21 +70,8 @@ func (a *app) rebuild(ctx context.Context, f *rebuildFlags) error {
 	if err := a.confirm(f.yes); err != nil {
 		return err
 	}
-	display := newDisplay(a)
-	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
-		report, err := r.Start(ctx, orchestrator.Request{ID: a.newRunID(rebuildPlan), Plan: checked, Point: manifest.ID})
-		display.done()
-		if report == nil {
-			return err
-		}
-		result := newRebuildResult(report, manifest, lost)
-		if printed := errors.Join(a.printRebuild(result), writeReport(f.report, result)); printed != nil {
-			return errors.Join(err, printed)
-		}
-		if err == nil && !report.Complete() {
-			return errIncomplete
-		}
-		return err
+	return a.watched(ctx, f.report, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+		return r.Start(ctx, orchestrator.Request{ID: a.newRunID(rebuildPlan), Plan: checked, Point: manifest.ID, Lost: lost})
 	})
 }
 
@@ -145,42 +131,4 @@ func (a *app) confirm(yes bool) error {
 		return fault.Newf("rebuild", fault.Invalid, "", "not confirmed; nothing was done")
 	}
 	return nil
-}
-
-// rebuildResult is a rebuild's final report.
-type rebuildResult struct {
-	*orchestrator.Report
-	RPOSeconds float64 `json:"rpoSeconds"` // age of the recovery point at the moment of loss
-	RTOSeconds float64 `json:"rtoSeconds"` // from the start until verification ended
-	Verdict    string  `json:"verdict"`    // complete | incomplete
-}
-
-func newRebuildResult(report *orchestrator.Report, manifest repository.Manifest, lost time.Time) rebuildResult {
-	result := rebuildResult{Report: report, RPOSeconds: lost.Sub(manifest.Instant).Seconds(), RTOSeconds: report.Seconds, Verdict: "incomplete"}
-	if report.Complete() {
-		result.Verdict = "complete"
-	}
-	return result
-}
-
-func (a *app) printRebuild(result rebuildResult) error {
-	if a.output == "json" {
-		return printJSON(a.out, result)
-	}
-	if err := printReport(a.out, result.Report); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.out, "\nRPO %s   RTO %s   verdict: %s\n", secondsText(result.RPOSeconds), secondsText(result.RTOSeconds), result.Verdict)
-	return nil
-}
-
-func writeReport(path string, result rebuildResult) error {
-	if path == "" {
-		return nil
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return fault.New("write report", fault.Denied, path, err)
-	}
-	return errors.Join(printJSON(f, result), f.Close())
 }

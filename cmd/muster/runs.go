@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/providers/fault"
 )
 
 func (a *app) runsCommand() *cobra.Command {
@@ -58,15 +60,22 @@ func (a *app) runsShow() *cobra.Command {
 }
 
 func (a *app) runsResume() *cobra.Command {
-	return &cobra.Command{
+	var report string
+	command := &cobra.Command{
 		Use: "resume RUN", Short: "Go on with a run that was interrupted, failed, or whose process died",
 		Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return a.watched(command.Context(), func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+			return a.watched(command.Context(), report, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
 				return r.Resume(ctx, args[0])
 			})
 		},
 	}
+	reportFlag(command, &report)
+	return command
+}
+
+func reportFlag(command *cobra.Command, path *string) {
+	command.Flags().StringVar(path, "report", "", "also write the final report to this file, as JSON")
 }
 
 func (a *app) runsCancel() *cobra.Command {
@@ -83,8 +92,9 @@ func (a *app) runsCancel() *cobra.Command {
 	return command
 }
 
-// watched runs work with a live display and prints the report that it ends with.
-func (a *app) watched(ctx context.Context, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
+// watched runs work with a live display, prints the report that it ends with, and writes it to a file
+// when one is named.
+func (a *app) watched(ctx context.Context, file string, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
 	display := newDisplay(a)
 	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
 		report, err := work(ctx, r)
@@ -92,7 +102,7 @@ func (a *app) watched(ctx context.Context, work func(context.Context, *orchestra
 		if report == nil {
 			return err
 		}
-		if printed := a.printRun(report); printed != nil {
+		if printed := errors.Join(a.printRun(report), writeReport(file, report)); printed != nil {
 			return errors.Join(err, printed)
 		}
 		if err == nil && !report.Complete() {
@@ -100,6 +110,17 @@ func (a *app) watched(ctx context.Context, work func(context.Context, *orchestra
 		}
 		return err
 	})
+}
+
+func writeReport(path string, report *orchestrator.Report) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return fault.New("write report", fault.Denied, path, err)
+	}
+	return errors.Join(printJSON(f, report), f.Close())
 }
 
 func (a *app) printRun(report *orchestrator.Report) error {

@@ -15,7 +15,7 @@ import (
 func printReport(out io.Writer, report *orchestrator.Report) error {
 	fmt.Fprintf(out, "\nRun %s  plan %s  %s\n", report.Run, report.Plan, report.State)
 	if report.Point != "" {
-		fmt.Fprintf(out, "Recovery point %s\n", report.Point)
+		fmt.Fprintf(out, "Recovery point %s of %s\n", report.Point, report.Instant.Format(time.RFC3339))
 	}
 	fmt.Fprintln(out)
 	if err := printSteps(out, report.Steps); err != nil {
@@ -30,6 +30,9 @@ func printReport(out io.Writer, report *orchestrator.Report) error {
 	printFindings(out, report.Findings)
 	if report.Failure != nil && report.Failure.Error != "" {
 		fmt.Fprintf(out, "\nEnded by: %s\n", report.Failure.Error)
+	}
+	if report.Verdict != "" {
+		fmt.Fprintf(out, "\nRPO %s   RTO %s   verdict: %s\n", secondsText(report.RPOSeconds), secondsText(report.RTOSeconds), report.Verdict)
 	}
 	return nil
 }

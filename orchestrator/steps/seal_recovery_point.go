@@ -53,7 +53,8 @@ func (s *SealRecoveryPoint) seal(ctx context.Context, run *orchestrator.Run, sou
 		return nil, err
 	}
 	manifest.Version, manifest.Cluster = repository.ManifestVersion, run.Cluster.Metadata.Name
-	manifest.Run, manifest.Created = run.ID, run.Now().UTC()
+	manifest.Run, manifest.Plan, manifest.PlanDigest = run.ID, run.Plan, run.PlanDigest
+	manifest.Created = run.Now().UTC()
 	manifest.Instant, manifest.SkewSeconds = sealInstant(manifest)
 	if manifest.ID, err = sealPointID(ctx, run, manifest); err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -11,15 +10,19 @@ import (
 	"github.com/musterdr/muster/testenv"
 )
 
-// TestKilled kills muster in the middle of the capture and of the rebuild; resumed runs end as if
-// nothing had happened. Meanwhile nothing secret shows. Then the same point is brought back by hand.
+// TestKilled interrupts and kills muster in the middle of the capture and of the rebuild; resumed runs
+// end as if nothing had happened. Meanwhile nothing secret shows. Then the same point is brought back by hand.
 func TestKilled(t *testing.T) {
 	s := play(t, testenv.Config{Name: "killed", ControlPlanes: 1, Workers: 1, Disks: []testenv.Disk{{Name: Disk, Bytes: 64 << 20}}})
 	endWatch := WatchProcesses(t.Context())
 	members := s.Members()
+	must(t, s.Tokens(t.Context()))
 
 	must(t, s.StartWriter(t.Context()))
-	s.killAt(t, "step.intent      machines", "capture", "run", "capture")
+	if code := s.endAt(t, os.Interrupt, "step.intent      machines", "interrupted", "run", "capture"); code != 130 {
+		t.Errorf("interrupted, it ends with %d, want 130", code)
+	}
+	s.endAt(t, os.Kill, "step.intent      apps", "killed", "runs", "resume", s.openRun(t))
 	s.resume(t, "capture")
 	must(t, s.EndCapture(t.Context()))
 	if points := s.count(t, "points", "list", "--output", "json"); points != 1 {
@@ -27,13 +30,16 @@ func TestKilled(t *testing.T) {
 	}
 
 	must(t, s.Destroy(t.Context()))
-	s.blankAgain(t, members)
+	must(t, s.Blank(t.Context(), members))
 	args, err := s.RebuildArgs(s.Lab, "", targetsOf(members)...)
 	must(t, err)
-	s.killAt(t, "step.intent      machines", "rebuild", args...)
-	s.resume(t, "rebuild")
+	s.endAt(t, os.Kill, "step.intent      machines", "rebuild", args...)
+	report := s.resume(t, "rebuild")
 	proofs, err := s.Prove(t.Context(), s.Same(members))
-	check(t, Report{Verdict: "complete"}, proofs, err)
+	check(t, report, proofs, err)
+	if report.RPO <= 0 || report.RTO <= 0 {
+		t.Errorf("the report tells an RPO of %g s and an RTO of %g s", report.RPO, report.RTO)
+	}
 
 	found, err := s.FindSecrets(endWatch())
 	must(t, err)
@@ -42,25 +48,14 @@ func TestKilled(t *testing.T) {
 	}
 
 	must(t, s.Destroy(t.Context()))
-	s.blankAgain(t, members)
+	must(t, s.Blank(t.Context(), members))
 	s.breakGlass(t, members[0])
 	proofs, err = s.Prove(t.Context(), s.Same(members))
 	check(t, Report{Verdict: "complete"}, proofs, err)
 }
 
-func (s *Scenario) blankAgain(t *testing.T, members []string) {
-	t.Helper()
-	for _, name := range members {
-		m := testenv.Machine{Name: name, Role: testenv.RoleBlank}
-		if name == s.diskOn {
-			m.Disks = []testenv.Disk{{Name: Disk, Bytes: 64 << 20}}
-		}
-		must(t, s.Lab.NewMachine(t.Context(), m))
-	}
-}
-
-// killAt starts muster and kills it when its log holds the line.
-func (s *Scenario) killAt(t *testing.T, line, log string, args ...string) {
+// endAt starts muster, sends it a signal when its log holds the line, and returns its exit code.
+func (s *Scenario) endAt(t *testing.T, signal os.Signal, line, log string, args ...string) int {
 	t.Helper()
 	c, closeLogs, err := s.Command(t.Context(), log, nil, args...)
 	must(t, err)
@@ -79,31 +74,37 @@ func (s *Scenario) killAt(t *testing.T, line, log string, args ...string) {
 		text, err := os.ReadFile(s.path(log + ".err"))
 		must(t, err)
 		if strings.Contains(string(text), line) {
-			must(t, c.Process.Kill())
+			must(t, c.Process.Signal(signal))
 			<-ended
-			return
+			return c.ProcessState.ExitCode()
 		}
 	}
 }
 
-// resume goes on with the only run that has not ended.
-func (s *Scenario) resume(t *testing.T, log string) {
+// openRun is the only run that has not ended.
+func (s *Scenario) openRun(t *testing.T) string {
 	t.Helper()
 	var runs []struct {
 		ID    string `json:"run"`
 		State string `json:"state"`
 	}
 	must(t, s.query(t.Context(), &runs, "runs", "list", "--output", "json"))
-	open := ""
 	for _, run := range runs {
 		if run.State != "completed" {
-			open = run.ID
+			return run.ID
 		}
 	}
-	if open == "" {
-		t.Fatalf("no run is open: %v", runs)
-	}
-	must(t, s.Run(t.Context(), log, nil, "runs", "resume", open))
+	t.Fatalf("no run is open: %v", runs)
+	return ""
+}
+
+// resume goes on with the only run that has not ended, and reads its report.
+func (s *Scenario) resume(t *testing.T, log string) Report {
+	t.Helper()
+	must(t, s.Run(t.Context(), log, nil, "runs", "resume", s.openRun(t), "--report", s.path("report.json")))
+	report, err := s.ReadReport()
+	must(t, err)
+	return report
 }
 
 func (s *Scenario) count(t *testing.T, args ...string) int {
@@ -116,21 +117,9 @@ func (s *Scenario) count(t *testing.T, args ...string) int {
 // breakGlass follows the printed script with the stock tools and without muster.
 func (s *Scenario) breakGlass(t *testing.T, controlPlane string) {
 	t.Helper()
-	tools, err := testenv.StockTools(t.Context(), s.say)
+	c, err := s.ByHand(t.Context())
 	must(t, err)
-	var script strings.Builder
-	must(t, s.Run(t.Context(), "break-glass", &script, "points", "show", "latest", "--break-glass"))
-	must(t, os.RemoveAll(s.path("state")))
-	bin := s.path("bin")
-	must(t, os.MkdirAll(bin, 0o755))
-	must(t, os.WriteFile(s.path("ssh_config"), []byte(s.Lab.SSHConfig()), 0o600))
-	// A person's own ssh_config names key and known hosts; so does this ssh.
-	must(t, os.WriteFile(bin+"/ssh", []byte("#!/bin/sh\nexec /usr/bin/ssh -F "+s.path("ssh_config")+" \"$@\"\n"), 0o755))
 	s.say("bringing it back by hand")
-	c := exec.CommandContext(t.Context(), "sh", "-eu")
-	c.Dir = s.config.Dir
-	c.Stdin = strings.NewReader(script.String())
-	c.Env = []string{"HOME=" + s.config.Dir, "PATH=" + bin + ":" + tools + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("by hand: %v\n%s", err, lastLines(string(out), 20))
 	}

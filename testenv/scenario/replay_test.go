@@ -39,6 +39,6 @@ func TestReplay(t *testing.T) {
 
 // clustersOwn are the parts of keys of what belongs to one cluster, or is made again by controllers.
 var clustersOwn = []string{
-	"/kube-", "/Node/", "/CSINode/", "/Pod/", "/ReplicaSet/", "/ControllerRevision/", "/Job/", "/kube-root-ca.crt", "/ServiceCIDR/",
+	"/kube-", "/Node/", "/CSINode/", "/Pod/", "/ReplicaSet/", "/ControllerRevision/", "/Job/", "/kube-root-ca.crt", "/" + workload.TokenSecret, "/ServiceCIDR/",
 	"/PersistentVolume/", "/default/kubernetes", "/APIService/", "/ClusterRole/", "/ClusterRoleBinding/", "/system:", "flowcontrol.apiserver.k8s.io/",
 }

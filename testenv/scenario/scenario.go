@@ -44,6 +44,7 @@ type Scenario struct {
 	disk     string            // digest of the attached disk's content
 	diskOn   string            // the machine it was attached to
 	writer   *writer
+	tokens   [][]byte
 }
 
 // Disk is the attached disk that Fill puts a filesystem on.

@@ -3,6 +3,7 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,8 +12,37 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/musterdr/muster/testenv/workload"
 )
+
+// Tokens are what the cluster's service accounts and its administrator prove themselves with. They are
+// read while the cluster lives.
+func (s *Scenario) Tokens(ctx context.Context) error {
+	client, err := kubeClient(s.Lab)
+	if err != nil {
+		return err
+	}
+	list, err := client.CoreV1().Secrets("").List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)})
+	if err != nil {
+		return err
+	}
+	for _, secret := range list.Items {
+		s.tokens = append(s.tokens, secret.Data[corev1.ServiceAccountTokenKey])
+	}
+	config, err := restConfig(s.Lab)
+	if err != nil {
+		return err
+	}
+	key := bytes.Split(config.KeyData, []byte("\n"))
+	if len(s.tokens) == 0 || len(key) < 3 {
+		return fmt.Errorf("there are %d tokens, and a key of %d lines", len(s.tokens), len(key))
+	}
+	s.tokens = append(s.tokens, key[1], []byte(base64.StdEncoding.EncodeToString(config.KeyData)))
+	return nil
+}
 
 // secrets are byte strings that must stand nowhere but in the cluster, the repository's encrypted
 // blobs and the key file.
@@ -33,6 +63,9 @@ func (s *Scenario) secrets() (map[string][]byte, error) {
 		return nil, err
 	}
 	found["the SSH key"] = []byte(strings.Split(string(ssh), "\n")[2])
+	for i, token := range s.tokens {
+		found[fmt.Sprintf("token or key %d of the cluster", i)] = token
+	}
 	return found, nil
 }
 
@@ -43,7 +76,7 @@ func (s *Scenario) FindSecrets(seen []byte) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(secrets) < 3 {
+	if len(secrets) < 6 { // Secret data, password and seed, SSH key, a token, the administrator's key
 		return nil, fmt.Errorf("%d planted secrets: the key file has another form than this test knows", len(secrets))
 	}
 	var found []string

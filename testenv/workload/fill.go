@@ -34,6 +34,9 @@ type Size struct {
 // where it must not be.
 const SecretMarker = "planted-secret-7d1f6c"
 
+// TokenSecret is the name of a Secret in every namespace that Fill makes: the token of a service account.
+const TokenSecret = "shop-token"
+
 // Fill makes the objects and waits until every pod that shall run is ready.
 func Fill(ctx context.Context, config *rest.Config, size Size) error {
 	config = rest.CopyConfig(config)
@@ -99,6 +102,11 @@ func fillRules(ctx context.Context, client kubernetes.Interface, ns string) erro
 	steps := []func() error{
 		func() error {
 			return ensure(client.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{}))
+		},
+		func() error {
+			return ensure(client.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{Type: corev1.SecretTypeServiceAccountToken,
+				ObjectMeta: metav1.ObjectMeta{Name: TokenSecret, Annotations: map[string]string{corev1.ServiceAccountNameKey: "shop"}},
+			}, metav1.CreateOptions{}))
 		},
 		func() error {
 			return ensure(client.RbacV1().Roles(ns).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
