@@ -309,6 +309,8 @@ func (l *ledger) stepsUsing(kind string) []string {
 	return ids
 }
 
+func (l *ledger) fansOut(step string) bool { return l.byID[step].fans }
+
 func (l *ledger) items(step string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

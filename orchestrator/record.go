@@ -31,10 +31,11 @@ func (x *execution) record(ctx context.Context, kind, step, item string, attempt
 // append makes an event durable. It outlives the caller's cancellation: an event that says what was
 // done must not be lost because somebody pressed Ctrl-C.
 func (x *execution) append(ctx context.Context, event journal.Event) error {
-	if err := x.journal.Append(context.WithoutCancel(ctx), event); err != nil {
+	appended, err := x.journal.Append(context.WithoutCancel(ctx), event)
+	if err != nil {
 		return &journalError{err}
 	}
-	x.Observer.Journaled(event)
+	x.Observer.Journaled(appended[0])
 	return nil
 }
 

@@ -132,11 +132,8 @@ func (x *execution) stepReport(step *stepState) StepReport {
 
 // stepStateName is the state of the task that is furthest from done.
 func stepStateName(step *stepState) string {
-	if state := step.whole.state(); state != TaskPending || !step.fans {
-		return state
-	}
-	if step.items == nil {
-		return TaskPending
+	if !step.fans || step.items == nil {
+		return step.whole.state() // a fan-out can fail, or be left out, before it has items
 	}
 	for _, state := range []string{TaskFailed, TaskRunning, TaskReceived, TaskWaiting, TaskInterrupted, TaskPending, TaskUndone} {
 		for _, t := range step.items {

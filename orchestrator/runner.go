@@ -152,7 +152,7 @@ func (r *Runner) prepare(ctx context.Context, request Request) (*execution, erro
 	if err != nil {
 		return nil, err
 	}
-	if request.Lost.IsZero() {
+	if request.Point != "" && request.Lost.IsZero() {
 		request.Lost = r.Now().UTC()
 	}
 	x := r.newExecution(request.ID, request.Plan, recovery{Point: request.Point, Lost: request.Lost})

@@ -121,6 +121,7 @@ type receiptSource interface {
 	receipt(step, item string) Receipt
 	// stepsUsing lists the IDs of the plan's steps of a kind, in the plan's order.
 	stepsUsing(kind string) []string
+	fansOut(step string) bool
 	items(step string) []string
 }
 
@@ -133,6 +134,13 @@ func (r *Run) ReceiptOf(kind string, into any) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Ambiguous reports a kind of step whose receipt ReceiptOf cannot choose: the plan has several of the
+// kind, or fans one out.
+func (r *Run) Ambiguous(kind string) bool {
+	using := r.receipts.stepsUsing(kind)
+	return len(using) > 1 || len(using) == 1 && r.receipts.fansOut(using[0])
 }
 
 // ItemReceipts returns the receipts of all items of all steps of the given kind, by item.

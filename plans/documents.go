@@ -97,7 +97,8 @@ type Machines struct {
 type MachinesSpec struct {
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh"`
 	// ControlPlaneEndpoint is host:port of the API server as all machines will reach it. Empty
-	// means: the captured endpoint when a target machine has that address or it is a name, else the
+	// means: the captured endpoint, with the new address of the machine whose address it was, when it
+	// is that of a captured machine or a name; else the
 	// first control-plane machine's address and port 6443.
 	ControlPlaneEndpoint string    `yaml:"controlPlaneEndpoint,omitempty" json:"controlPlaneEndpoint,omitempty"`
 	Machines             []Machine `yaml:"machines" json:"machines"`
@@ -133,8 +134,9 @@ type S3 struct {
 	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty"`
 }
 
-// Retention says which recovery points are kept: the newest of each of the last N hours, days and
-// so on, the newest Latest in any case, and nothing older than MaxAge. All zero keeps everything.
+// Retention says which recovery points are kept: the newest of each of the N latest hours, days and
+// so on that have any, the newest Latest in any case, and nothing older than MaxAge. All zero keeps
+// everything.
 type Retention struct {
 	Latest  int      `yaml:"latest,omitempty" json:"latest,omitempty"`
 	Hourly  int      `yaml:"hourly,omitempty" json:"hourly,omitempty"`

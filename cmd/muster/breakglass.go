@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/template"
 
+	"github.com/musterdr/muster/orchestrator/etcd"
 	"github.com/musterdr/muster/orchestrator/machine"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
@@ -19,8 +20,9 @@ const breakGlass = `# Bring recovery point {{.Manifest.ID}} of cluster {{q .Mani
 # address, with container runtime, kubelet and tar.
 
 # 1. Take the recovery point out of the repository, and see that it is whole.
-export KOPIA_PASSWORD="$(sed -n 's/^password: //p' {{q .KeyFile}})"
-kopia repository connect {{.Connect}} --config-file ./kopia.config
+export KOPIA_PASSWORD="$({{.ReadKey}} | sed -n 's/^password: //p')"
+[ -n "$KOPIA_PASSWORD" ] || { echo 'the key file gives no password' >&2; exit 1; }
+kopia --config-file ./kopia.config --no-persist-credentials repository connect {{.Connect}}
 kopia --config-file ./kopia.config restore {{.Point.Root}} ./point
 sha256sum --check --quiet <<'SUMS'
 {{range .Sums}}{{.}}
@@ -33,10 +35,11 @@ ssh {{$.Root .}} {{q $.Unpack}} < {{q (print "./point/" .Rootfs.Path)}}
 ssh {{$.Root $machine}} {{q (print "dd bs=1M conv=fsync of=" (q .Path))}} < {{q (print "./point/" .Image.Path)}}
 {{- if .Mountpoint}}
 ssh {{$.Root $machine}} {{q (print "mkdir -p " (q .Mountpoint) " && mount " (q .Path) " " (q .Mountpoint))}}{{end}}{{end}}
+ssh {{$.Root .}} 'systemctl daemon-reload && systemctl restart containerd'
 {{end}}{{with .Manifest.Etcd}}
 # 3. One etcd data directory for each member, from the same snapshot, with revisions that only grow.
 {{- range .Members}}
-etcdutl snapshot restore ./point/etcd/snapshot.db --data-dir {{q (print "./etcd-" .Name)}} --name {{q .Name}} --initial-cluster {{q $.Cluster}} --initial-cluster-token {{q (print "muster-" $.Manifest.ID)}} --initial-advertise-peer-urls {{q (index .PeerURLs 0)}} --bump-revision 1000000000 --mark-compacted
+etcdutl snapshot restore ./point/etcd/snapshot.db --data-dir {{q (print "./etcd-" .Name)}} --name {{q .Name}} --initial-cluster {{q $.Cluster}} --initial-cluster-token {{q (print "muster-" $.Manifest.ID)}} --initial-advertise-peer-urls {{q (index .PeerURLs 0)}} --bump-revision {{$.Bump}} --mark-compacted
 tar -C {{q (print "./etcd-" .Name)}} -c . | ssh {{$.RootOf .Name}} 'chmod 700 /var/lib/etcd && tar -C /var/lib/etcd -x'
 {{- end}}
 {{end}}
@@ -84,10 +87,21 @@ func (d breakGlassData) FirstControlPlane() string {
 	return "''"
 }
 
+// ReadKey is the command that prints the key file, whether it is wrapped with age or not.
+func (d breakGlassData) ReadKey() string {
+	if repository.Wrapped(d.KeyFile) {
+		return "age --decrypt --identity ./identity " + machine.Quote(d.KeyFile)
+	}
+	return "cat " + machine.Quote(d.KeyFile)
+}
+
+// Bump is what restored revisions are raised by.
+func (d breakGlassData) Bump() uint64 { return etcd.Bump(d.Manifest.Etcd.RaftIndex) }
+
 // Unpack is the script that fills a machine from its captured root filesystem.
 func (d breakGlassData) Unpack() string {
 	script := `cd / && tar --extract --numeric-owner --xattrs --xattrs-include="*" --acls --same-permissions --same-owner --keep-directory-symlink --anchored`
-	for _, path := range d.Keep {
+	for _, path := range append([]string{"/proc", "/sys", "/dev", "/run"}, d.Keep...) {
 		script += " --exclude=" + machine.Quote("."+path)
 	}
 	return script

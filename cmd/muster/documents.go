@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -60,6 +61,9 @@ func pick[T any](kind, flag, name string, documents map[string]*T) (*T, error) {
 		}
 	}
 	names := slices.Sorted(maps.Keys(documents))
+	if len(names) == 0 {
+		return nil, fault.New("choose document", fault.NotFound, strings.TrimSpace(kind+" "+name), errors.New("no document of this kind was read; name files with -f"))
+	}
 	if name == "" {
 		return nil, fault.New("choose document", fault.Invalid, kind,
 			fmt.Errorf("the documents hold %d; name one with %s (there: %s), or read more with -f", len(names), flag, strings.Join(names, ", ")))

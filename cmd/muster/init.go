@@ -30,18 +30,14 @@ The key file may exist already: a key can serve several repositories.`,
 			if err != nil {
 				return err
 			}
-			made, err := makeKey(document.Spec.KeyFile, recipients)
+			key, made, err := keyOf(document.Spec.KeyFile, recipients)
 			if err != nil {
 				return err
 			}
-			config, err := a.repositoryConfig(document)
-			if err != nil {
+			if err := repository.Create(command.Context(), a.repositoryWith(document, key)); err != nil {
 				return err
 			}
-			if err := repository.Create(command.Context(), config); err != nil {
-				return err
-			}
-			a.explainKey(document, config.Key, made)
+			a.explainKey(document, key, made)
 			return nil
 		},
 	}
@@ -53,16 +49,16 @@ The key file may exist already: a key can serve several repositories.`,
 	return command
 }
 
-// makeKey writes a new key file unless there is one.
-func makeKey(path string, recipients []string) (made bool, err error) {
+// keyOf reads the key file, or writes a new one where there is none.
+func keyOf(path string, recipients []string) (key *repository.Key, made bool, err error) {
 	if _, err := os.Stat(path); err == nil {
-		return false, nil
+		key, err = repository.ReadKey(path, identityFiles())
+		return key, false, err
 	}
-	key, err := repository.NewKey()
-	if err != nil {
-		return false, err
+	if key, err = repository.NewKey(); err != nil {
+		return nil, false, err
 	}
-	return true, key.WriteFile(path, recipients)
+	return key, true, key.WriteFile(path, recipients)
 }
 
 func (a *app) explainKey(document *plans.Repository, key *repository.Key, made bool) {

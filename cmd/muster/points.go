@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -43,6 +44,9 @@ func (a *app) withRepository(ctx context.Context, f *repositoryFlags, work func(
 func (a *app) findRepository(f *repositoryFlags) (*plans.Repository, error) {
 	if f.keyFile != "" {
 		return repositoryDocument(f.name, f.keyFile, f.publicKey)
+	}
+	if strings.Contains(f.name, "://") {
+		return nil, fault.Newf("choose repository", fault.Invalid, f.name, "a URL needs its key file: --key-file FILE")
 	}
 	set, err := a.readDocuments()
 	if err != nil {

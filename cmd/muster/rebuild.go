@@ -33,7 +33,7 @@ func (a *app) rebuildCommand() *cobra.Command {
 state, no inventory, no cluster. It shows what it is going to do and asks before it does it.
 When it is interrupted, it goes on with: muster runs resume RUN`,
 		Example: "  muster rebuild --repository s3://vault/prod?region=eu-west-1 --key-file muster.key --machines machines.yaml",
-		Args:    cobra.NoArgs,
+		Args:    exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
 			return a.rebuild(command.Context(), f)
 		},

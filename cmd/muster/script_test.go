@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -26,7 +27,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MUSTER_STATE_DIR", env.WorkDir+"/state")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity},
 	})
 }
 
@@ -48,6 +49,17 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if code != want {
 		ts.Fatalf("exit code %d, want %d", code, want)
 	}
+}
+
+// identity makes an age identity, and puts its recipient into the environment: identity FILE VARIABLE
+func identity(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: identity FILE VARIABLE")
+	}
+	made, err := age.GenerateX25519Identity()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.String()+"\n"), 0o600))
+	ts.Setenv(args[1], made.Recipient().String())
 }
 
 // mode wants a file's permissions: mode 0600 FILE

@@ -95,10 +95,14 @@ func (a *app) repositoryConfig(document *plans.Repository) (repository.Config, e
 			return repository.Config{}, err
 		}
 	}
+	return a.repositoryWith(document, key), nil
+}
+
+func (a *app) repositoryWith(document *plans.Repository, key *repository.Key) repository.Config {
 	return repository.Config{
-		URL: spec.URL, S3: spec.S3, Key: key, Now: a.now,
+		URL: document.Spec.URL, S3: document.Spec.S3, Key: key, Now: a.now,
 		CacheDir: filepath.Join(a.state.directory, "cache"),
-	}, nil
+	}
 }
 
 // identityFiles are the age identities that may unwrap a key file: MUSTER_AGE_IDENTITY, a list of

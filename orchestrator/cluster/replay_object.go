@@ -165,7 +165,7 @@ func (r *replay) existing(ctx context.Context, resource Resource, key Key, wante
 	}
 	if r.OnConflict != ReplaceExisting && !madeByController(key) {
 		fields := strings.Join(differingFields(before, after, maxFields), ", ")
-		r.lose(key, fmt.Sprintf("it stands there with other content (%s) and was kept: set onConflict: replace, or delete it and resume", fields))
+		r.lose(key, fmt.Sprintf("it stands there with other content (%s) and was kept: replay again with onConflict: replace, or delete it first", fields))
 		return living, nil
 	}
 	return r.replace(ctx, resource, key, wanted, living)

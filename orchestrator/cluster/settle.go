@@ -141,7 +141,7 @@ func (s *settling) settle(ctx context.Context, item settleItem) error {
 	}
 	if ctx.Err() != nil && text == "" { // the time is up: whatever the request said then
 		text = "not settled in time"
-		s.note(Lost, item.name, text+": look at it by hand, and resume the run")
+		s.note(Lost, item.name, text+": look at it by hand")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

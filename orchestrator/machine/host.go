@@ -405,9 +405,20 @@ chmod --reference="$file" "$file.muster-new"; sync "$file.muster-new"; mv -f "$f
 	return h.Run(ctx, Command{Script: script, Stdin: bytes.NewReader(data)})
 }
 
-// Service asks the machine's systemctl: start, stop, restart, enable, disable, is-active.
+// Service asks the machine's systemctl: start, stop, restart, enable, disable, is-active. Stopping a
+// unit that the machine does not have is no error.
 func (h *Host) Service(ctx context.Context, action, unit string) error {
-	return h.Run(ctx, Command{Script: "systemctl " + action + " " + Quote(unit) + " >&2"})
+	script := "systemctl " + action + " " + Quote(unit) + " >&2"
+	if action == "stop" {
+		script += " || [ $? -eq 5 ]" // systemctl(1): the unit is not loaded
+	}
+	return h.Run(ctx, Command{Script: script})
+}
+
+// ReloadServices makes the machine's systemd read units, and containerd its configuration, as they are
+// on its disk now.
+func (h *Host) ReloadServices(ctx context.Context) error {
+	return h.Run(ctx, Command{Script: "systemctl daemon-reload >&2 && systemctl restart containerd >&2"})
 }
 
 // StopPods ends every pod's processes, through the container runtime.

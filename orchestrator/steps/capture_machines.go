@@ -111,6 +111,11 @@ func (s *CaptureMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 		Name: m.Name, Address: m.Address, Role: string(m.Role), OS: facts.OS, Arch: facts.Arch, Kernel: facts.Kernel,
 		Taken: run.Now().UTC(), Exclude: slices.Concat(machine.DefaultExclude(), s.Exclude),
 	}
+	mounted, err := mountpoints(ctx, host, m.Devices)
+	if err != nil {
+		return nil, err
+	}
+	layer.Exclude = append(layer.Exclude, mounted...)
 	run.Progress.Status("root filesystem of " + m.Name)
 	rootfs, err := storeStream(ctx, run, m.Name+"/rootfs.tar", func(w io.Writer) error { return host.CaptureRootfs(ctx, layer.Exclude, w) })
 	if err != nil {
@@ -129,6 +134,22 @@ func (s *CaptureMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 		files = append(files, file)
 	}
 	return sealMachine(ctx, run, layer, files)
+}
+
+// mountpoints are where the devices are mounted: their content goes into their images, not into the
+// root filesystem.
+func mountpoints(ctx context.Context, host *machine.Host, devices []plans.Device) ([]string, error) {
+	var paths []string
+	for _, device := range devices {
+		info, err := host.DeviceInfo(ctx, device.Path)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mountpoint != "" && info.Mountpoint != "/" {
+			paths = append(paths, info.Mountpoint)
+		}
+	}
+	return paths, nil
 }
 
 func captureDevice(ctx context.Context, run *orchestrator.Run, host *machine.Host, device plans.Device) (repository.File, repository.DeviceLayer, error) {

@@ -63,6 +63,9 @@ func (s *CaptureNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orc
 	if err != nil {
 		return nil, err
 	}
+	if snapshot.Layer.Revision > 0 { // the objects are those of the snapshot's instant, whenever they are listed
+		captured.Layer.Taken = snapshot.Layer.Taken
+	}
 	if err := run.Repository.Flush(ctx); err != nil {
 		return nil, err
 	}

@@ -85,6 +85,9 @@ func (s *RestoreMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 	if err := s.restoreDevices(ctx, run, point, host, t, &out); err != nil {
 		return nil, err
 	}
+	if err := host.ReloadServices(ctx); err != nil {
+		return nil, err
+	}
 	return json.Marshal(out)
 }
 
@@ -114,7 +117,7 @@ func (s *RestoreMachines) restoreDevices(ctx context.Context, run *orchestrator.
 			out.Lost = append(out.Lost, captured.Name)
 			run.Progress.Report(orchestrator.Finding{
 				Severity: orchestrator.Lost, Layer: "disks", Subject: t.Machine.Name + " " + captured.Name,
-				Text: "the target machine lists no device of this name; add it to the Machines document and resume, or take the image from " + captured.Image.Path,
+				Text: "the target machine lists no device of this name; take the image from " + captured.Image.Path + ", or rebuild with the device in the Machines document",
 			})
 			continue
 		}

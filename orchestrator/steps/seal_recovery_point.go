@@ -39,6 +39,11 @@ func (s *SealRecoveryPoint) Check(_ context.Context, run *orchestrator.Run) erro
 	if run.Cluster == nil {
 		return fault.Newf(sealing, fault.Invalid, run.Step, "the plan names no cluster")
 	}
+	for _, kind := range []string{"snapshot-etcd", "capture-namespaces"} {
+		if run.Ambiguous(kind) {
+			return fault.Newf(sealing, fault.Invalid, run.Step, "a recovery point holds one %s: the plan has several, or fans it out", kind)
+		}
+	}
 	return nil
 }
 

@@ -117,7 +117,7 @@ func dropMarkers(ctx context.Context, run *orchestrator.Run) error {
 		if err != nil {
 			return err
 		}
-		err = host.Run(ctx, machine.Command{Script: "rm -rf " + machine.Quote(machine.MarkerPath) + " " + machine.Quote(originalsDir)})
+		err = host.Run(ctx, machine.Command{Script: "rm -rf " + machine.Quote(machine.MarkerPath) + " " + machine.Quote(originalsDir) + " " + machine.Quote(etcdMarkerPath)})
 		_ = host.Close() // the command was waited for
 		if err != nil {
 			return err

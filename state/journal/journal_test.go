@@ -48,9 +48,10 @@ func TestAppendAndRead(t *testing.T) {
 	if err := s.Create(t.Context(), Header{ID: "run-1"}); !fault.Is(err, fault.Exists) {
 		t.Fatalf("second create: %v", err)
 	}
-	for _, kind := range []string{"a", "b", "c"} {
-		if err := j.Append(t.Context(), Event{Type: kind}); err != nil {
-			t.Fatal(err)
+	for i, kind := range []string{"a", "b", "c"} {
+		appended, err := j.Append(t.Context(), Event{Type: kind})
+		if err != nil || len(appended) != 1 || appended[0].Sequence != int64(i+1) || appended[0].Version != Version {
+			t.Fatalf("%+v, %v", appended, err)
 		}
 	}
 	events, err := s.Events(t.Context(), "run-1", 1)
@@ -93,10 +94,10 @@ func TestFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Append(t.Context(), Event{Type: "theirs"}); err != nil {
+	if _, err := second.Append(t.Context(), Event{Type: "theirs"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Append(t.Context(), Event{Type: "ours"}); !fault.Is(err, fault.Denied) {
+	if _, err := first.Append(t.Context(), Event{Type: "ours"}); !fault.Is(err, fault.Denied) {
 		t.Fatalf("an append without the lease: %v", err)
 	}
 	<-first.Lost()
@@ -109,7 +110,7 @@ func TestFence(t *testing.T) {
 func TestWatchSeesHistoryAndWhatComes(t *testing.T) {
 	s := open(t, t.TempDir())
 	j := create(t, s, "run-1")
-	if err := j.Append(t.Context(), Event{Type: "1"}, Event{Type: "2"}); err != nil {
+	if _, err := j.Append(t.Context(), Event{Type: "1"}, Event{Type: "2"}); err != nil {
 		t.Fatal(err)
 	}
 	stop := errors.New("seen enough")
@@ -130,7 +131,7 @@ func TestWatchSeesHistoryAndWhatComes(t *testing.T) {
 	}()
 	<-reached
 	for range 2 {
-		if err := j.Append(t.Context(), Event{Type: "later"}); err != nil {
+		if _, err := j.Append(t.Context(), Event{Type: "later"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -181,7 +182,7 @@ func TestKilledHost(t *testing.T) {
 	if dir := os.Getenv("JOURNAL_TEST_HOST"); dir != "" {
 		s := open(t, dir)
 		j := create(t, s, "run-1")
-		if err := j.Append(t.Context(), Event{Type: "before"}); err != nil {
+		if _, err := j.Append(t.Context(), Event{Type: "before"}); err != nil {
 			t.Fatal(err)
 		}
 		_, _ = os.Stdout.WriteString("READY\n")
@@ -223,7 +224,7 @@ func TestKilledHost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := j.Append(t.Context(), Event{Type: "after"}); err != nil {
+	if _, err := j.Append(t.Context(), Event{Type: "after"}); err != nil {
 		t.Fatal(err)
 	}
 	events, err := j.Events(t.Context())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -191,9 +192,16 @@ func (j *Journal) Lost() <-chan struct{} { return j.lost }
 // StopRequested receives the reason when somebody asks to cancel the run.
 func (j *Journal) StopRequested() <-chan string { return j.stop }
 
-// Append makes events durable, all or none, in one fenced transaction. The error's kind is
-// fault.Denied when another process owns the run now: the caller must stop.
-func (j *Journal) Append(ctx context.Context, events ...Event) error {
+// Append makes events durable, all or none, in one fenced transaction, and returns them with their
+// versions and sequence numbers. The error's kind is fault.Denied when another process owns the run
+// now: the caller must stop.
+func (j *Journal) Append(ctx context.Context, events ...Event) ([]Event, error) {
+	stamped := slices.Clone(events)
+	return stamped, j.append(ctx, stamped)
+}
+
+// append stamps the events in place.
+func (j *Journal) append(ctx context.Context, events []Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	operations := make([]clientv3.Op, 0, len(events)+1)

@@ -80,19 +80,15 @@ func eventKey(id string, sequence int64) string {
 func Open(ctx context.Context, config Config) (*Store, error) {
 	s := &Store{config: config}
 	endpoints := config.Endpoints
-	var security *tls.Config
+	security, err := config.security()
+	if err != nil {
+		return nil, err
+	}
 	if len(endpoints) == 0 {
-		h, err := openHost(ctx, config)
-		if err != nil {
+		if s.host, err = openHost(ctx, config); err != nil {
 			return nil, err
 		}
-		s.host, endpoints = h, []string{h.endpoint()}
-	} else if config.CAFile != "" {
-		info := transport.TLSInfo{TrustedCAFile: config.CAFile, CertFile: config.CertFile, KeyFile: config.KeyFile}
-		var err error
-		if security, err = info.ClientConfig(); err != nil {
-			return nil, fault.New("open journal", fault.Invalid, config.CAFile, err)
-		}
+		endpoints = []string{s.host.endpoint()}
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: endpoints, TLS: security, DialTimeout: dialLimit, Logger: zap.NewNop(),
@@ -108,6 +104,23 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		return nil, errors.Join(fault.New("open journal", fault.Transient, s.where(), err), s.Close())
 	}
 	return s, nil
+}
+
+// security is nil for an etcd without TLS, which the embedded one is: only its owner reaches it.
+func (c Config) security() (*tls.Config, error) {
+	secure := strings.Contains(strings.Join(c.Endpoints, ","), "https://")
+	if c.CAFile == "" && c.CertFile == "" && c.KeyFile == "" && !secure {
+		return nil, nil
+	}
+	if len(c.Endpoints) == 0 {
+		return nil, fault.Newf("open journal", fault.Invalid, "", "certificate files are for an external etcd: name it with --state-endpoints")
+	}
+	info := transport.TLSInfo{TrustedCAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
+	config, err := info.ClientConfig()
+	if err != nil {
+		return nil, fault.New("open journal", fault.Invalid, strings.Join(c.Endpoints, ","), err)
+	}
+	return config, nil
 }
 
 // Close lets go of the journal; another process that has joined it goes on hosting it.

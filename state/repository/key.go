@@ -158,6 +158,18 @@ func ReadKey(path string, identityFiles []string) (*Key, error) {
 	return &Key{password: file.Password, signer: signer, public: signer.Public().(ed25519.PublicKey)}, nil
 }
 
+// Wrapped reports a key file that is wrapped with age.
+func Wrapped(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	start := make([]byte, len(ageHeader))
+	_, err = io.ReadFull(f, start)
+	return err == nil && string(start) == ageHeader
+}
+
 func unwrap(path string, content []byte, identityFiles []string) ([]byte, error) {
 	var identities []age.Identity
 	for _, name := range identityFiles {

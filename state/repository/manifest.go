@@ -5,7 +5,7 @@ import "time"
 // ManifestVersion is the newest manifest format this program writes, and the newest it reads.
 const ManifestVersion = 1
 
-// Manifest describes one recovery point: manifest.json at the point's root. docs/formats.md is its
+// Manifest describes one recovery point: manifest.json at the point's root. docs/formats/manifest.md is its
 // specification. Digests are lower-case hexadecimal SHA-256 unless said otherwise; times are UTC.
 type Manifest struct {
 	Version    int       `json:"version"`

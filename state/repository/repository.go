@@ -95,11 +95,11 @@ func Open(ctx context.Context, config Config) (*Repository, error) {
 	if err := os.MkdirAll(config.CacheDir, 0o700); err != nil {
 		return nil, config.fail("open repository", err)
 	}
-	configFile := filepath.Join(config.CacheDir, cacheName(config.URL)+".config")
+	configFile := filepath.Join(config.CacheDir, config.cacheName()+".config")
 	err = repo.Connect(ctx, configFile, storage, config.Key.password, &repo.ConnectOptions{
 		ClientOptions: repo.ClientOptions{Hostname: "muster", Username: "muster"},
 		CachingOptions: content.CachingOptions{
-			CacheDirectory:        filepath.Join(config.CacheDir, cacheName(config.URL)),
+			CacheDirectory:        filepath.Join(config.CacheDir, config.cacheName()),
 			ContentCacheSizeBytes: cacheBytes, MetadataCacheSizeBytes: cacheBytes,
 		},
 	})
@@ -117,8 +117,9 @@ func Open(ctx context.Context, config Config) (*Repository, error) {
 	return &Repository{config: config, repo: direct, room: roomOf(config.URL)}, nil
 }
 
-func cacheName(location string) string {
-	sum := sha256.Sum256([]byte(location))
+// cacheName tells repositories apart: two servers can have buckets of the same name.
+func (c Config) cacheName() string {
+	sum := sha256.Sum256([]byte(c.S3.Endpoint + " " + c.URL))
 	return hex.EncodeToString(sum[:8])
 }
 

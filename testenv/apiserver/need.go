@@ -12,7 +12,7 @@ import (
 )
 
 // errNoBinaries says that this machine cannot run the servers.
-var errNoBinaries = errors.New("no Kubernetes binaries: run `bin/lab up` once, or set MUSTER_KUBERNETES_BIN to their folder")
+var errNoBinaries = errors.New("no Kubernetes binaries: run `bin/lab build` once, or set MUSTER_KUBERNETES_BIN to their folder")
 
 // Shared is a server that all tests of a package share. Its zero value is ready to use; TestMain
 // calls Stop after the tests.
