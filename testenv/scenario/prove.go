@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
@@ -90,7 +91,7 @@ func (s *Scenario) provePods(ctx context.Context, _ Rebuilt, client kubernetes.I
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	found := "all"
-	if err := workload.Ready(ctx, client); err != nil {
+	if err := workload.Ready(ctx, client, s.Lost); err != nil {
 		found = err.Error()
 	}
 	return []Proof{equal("pods of all workloads are ready", "all", found)}, nil
@@ -208,14 +209,23 @@ func resumeWatch(ctx context.Context, client kubernetes.Interface, revision int6
 	return "nothing", ctx.Err()
 }
 
-// proveAdmission asks the API server for something that only the webhook's pod can allow or refuse.
+// proveAdmission asks the API server for something that only the webhook's pod can allow or refuse. The
+// way to a pod that has just become ready takes kube-proxy a moment.
 func (s *Scenario) proveAdmission(ctx context.Context, rebuilt Rebuilt, _ kubernetes.Interface) ([]Proof, error) {
 	config, err := restConfig(rebuilt.Lab)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := workload.AskWebhook(ctx, config)
-	return []Proof{equal("the admission webhook answers", "a good one allowed, a bad one refused", answer)}, err
+	const expected = "a good one allowed, a bad one refused"
+	answer := ""
+	err = wait.PollUntilContextTimeout(ctx, time.Second, readyWithin, true, func(ctx context.Context) (bool, error) {
+		answer, err = workload.AskWebhook(ctx, config)
+		return answer == expected, err
+	})
+	if wait.Interrupted(err) {
+		err = nil // the answer speaks for itself
+	}
+	return []Proof{equal("the admission webhook answers", expected, answer)}, err
 }
 
 func (s *Scenario) proveFiles(ctx context.Context, rebuilt Rebuilt, _ kubernetes.Interface) ([]Proof, error) {

@@ -57,7 +57,7 @@ func Fill(ctx context.Context, config *rest.Config, size Size) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return Ready(ctx, client)
+	return Ready(ctx, client, time.Time{})
 }
 
 func namespaceName(n int) string { return fmt.Sprintf("shop-%02d", n) }
@@ -221,12 +221,13 @@ func ensure(_ any, err error) error {
 }
 
 // Ready waits until every Deployment, StatefulSet and DaemonSet of the cluster has the ready pods it
-// asks for, or ctx ends; the error then names those that have not.
-func Ready(ctx context.Context, client kubernetes.Interface) error {
+// asks for, or ctx ends; the error then names those that have not. Containers that started before the
+// given time do not count: after a loss, restored statuses tell of them until a kubelet looks again.
+func Ready(ctx context.Context, client kubernetes.Interface, since time.Time) error {
 	var waiting []string
 	err := wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		var err error
-		waiting, err = notReady(ctx, client)
+		waiting, err = notReady(ctx, client, since)
 		return err == nil && len(waiting) == 0, nil
 	})
 	if err != nil {
@@ -235,8 +236,11 @@ func Ready(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-func notReady(ctx context.Context, client kubernetes.Interface) ([]string, error) {
-	var waiting []string
+func notReady(ctx context.Context, client kubernetes.Interface, since time.Time) ([]string, error) {
+	waiting, err := stale(ctx, client, since)
+	if err != nil {
+		return nil, err
+	}
 	deployments, err := client.AppsV1().Deployments("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
@@ -265,4 +269,21 @@ func notReady(ctx context.Context, client kubernetes.Interface) ([]string, error
 		}
 	}
 	return waiting, nil
+}
+
+// stale lists the pods whose status is from before the given time.
+func stale(ctx context.Context, client kubernetes.Interface, since time.Time) ([]string, error) {
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, pod := range pods.Items {
+		for _, c := range pod.Status.ContainerStatuses {
+			if c.State.Running != nil && c.State.Running.StartedAt.Time.Before(since) {
+				names = append(names, "pod "+pod.Namespace+"/"+pod.Name)
+			}
+		}
+	}
+	return names, nil
 }
