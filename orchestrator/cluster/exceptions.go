@@ -42,6 +42,7 @@ func alwaysExcused() []exception {
 		{Rule: Rule{Group: "core", Resource: "secrets", Namespace: "kube-system", Reason: "bootstrap tokens expire"}, when: isBootstrapToken},
 		{Rule: Rule{Group: "core", Resource: "secrets", Namespace: "kube-system", Name: "kubeadm-certs", Reason: "kubeadm's uploaded certificates expire after two hours"}},
 		{Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-public", Name: "cluster-info", Fields: []string{"/data/jws-kubeconfig-*"}, Reason: "signatures of bootstrap tokens, which expire"}},
+		{Rule: Rule{Group: "core", Resource: "secrets", Fields: []string{"/metadata/labels/kubernetes.io~1legacy-token-*"}, Reason: "the API server notes the day on which a token was last used"}},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "it had ended; finished pods are cleaned up"}, when: hasEnded},
 		{Rule: Rule{Group: "batch", Resource: "jobs", Reason: "CronJobs start Jobs and clean them up"}, when: ownedBy("CronJob")},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "Jobs start pods and clean them up"}, when: ownedBy("Job")},

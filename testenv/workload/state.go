@@ -103,6 +103,13 @@ func (s State) add(group string, object *unstructured.Unstructured) error {
 	for _, field := range []string{"resourceVersion", "managedFields", "generation", "uid", "creationTimestamp", "selfLink"} {
 		unstructured.RemoveNestedField(content, "metadata", field)
 	}
+	// The API server notes the day on which a service account's token was last used.
+	if labels := object.GetLabels(); labels["kubernetes.io/legacy-token-last-used"] != "" {
+		unstructured.RemoveNestedField(content, "metadata", "labels", "kubernetes.io/legacy-token-last-used")
+		if len(labels) == 1 {
+			unstructured.RemoveNestedField(content, "metadata", "labels")
+		}
+	}
 	digest, err := digestOf(content)
 	if err != nil {
 		return err
