@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -16,36 +17,66 @@ import (
 	"github.com/musterdr/muster/state/crashpoint"
 )
 
-func crashPlan() []string {
-	return []string{"id: first, uses: touch", "id: each, uses: touch-each, needs: [first], maxParallel: 1", "id: last, uses: touch, needs: [each]"}
+// crashCase is a plan whose process is killed, and what the world and the run must be in the end.
+type crashCase struct {
+	steps   []string
+	state   string
+	effects []string
+}
+
+func crashCases() map[string]crashCase {
+	return map[string]crashCase{
+		"forward": {
+			[]string{"id: first, uses: touch", "id: each, uses: touch-each, needs: [first], maxParallel: 1", "id: last, uses: touch, needs: [each]"},
+			RunStateCompleted, []string{"run-1-each-a", "run-1-each-b", "run-1-each-c", "run-1-first", "run-1-last"},
+		},
+		"undo": {
+			[]string{"id: first, uses: touch", "id: each, uses: touch-each, needs: [first], maxParallel: 1", "id: broken, uses: fail, needs: [each], onFailure: undo"},
+			RunStateUndone, []string{},
+		},
+	}
 }
 
 // crashChild starts the run of TestCrash, or goes on with it.
-func crashChild(dir string) int {
+func crashChild(dir, name string) int {
 	ctx := context.Background()
 	w := newWorld(filepath.Join(dir, "world"))
+	c := crashCases()[name]
 	r, store, err := openRunner(ctx, filepath.Join(dir, "journal"), w)
 	if err == nil {
 		defer store.Close()
-		_, err = r.Resume(ctx, "run-1")
-		if fault.Is(err, fault.NotFound) {
-			plan, planErr := planOf(w.definitions(), crashPlan()...)
-			if planErr != nil {
-				err = planErr
-			} else {
-				_, err = r.Start(ctx, Request{ID: "run-1", Plan: plan})
-			}
-		}
+		err = crashRun(ctx, r, w, c)
 	}
-	if err != nil && !fault.Is(err, fault.Exists) { // it had ended before it died
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-// TestCrash kills a process at every point at which it can die, each time it comes there, and lets
-// another one go on. In the end every effect stands there once, and nothing else.
+// crashRun brings the run to its end and returns nil when that is the wanted one.
+func crashRun(ctx context.Context, r *Runner, w *world, c crashCase) error {
+	_, err := r.Resume(ctx, "run-1")
+	if fault.Is(err, fault.NotFound) {
+		plan, planErr := planOf(w.definitions(), c.steps...)
+		if planErr != nil {
+			return planErr
+		}
+		_, err = r.Start(ctx, Request{ID: "run-1", Plan: plan})
+	}
+	report, reportErr := r.Report(ctx, "run-1")
+	if reportErr != nil {
+		return errors.Join(err, reportErr)
+	}
+	if report.State != c.state {
+		return fmt.Errorf("the run is %s, want %s: %w", report.State, c.state, err)
+	}
+	return nil
+}
+
+// TestCrash kills a process at every point at which it can die, each time it comes there; it kills the
+// process that goes on with the run at the same point, and lets a third one finish. In the end every
+// effect stands there once and nothing else, or, after an undo, nothing at all.
 func TestCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out: it kills a process some dozens of times")
@@ -54,39 +85,57 @@ func TestCrash(t *testing.T) {
 	if out, err := exec.Command("go", "test", "-c", "-tags", "crashpoints", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	want := []string{"run-1-each-a", "run-1-each-b", "run-1-each-c", "run-1-first", "run-1-last"}
+	var pairs, deaths atomic.Int64
+	reached := map[string]*atomic.Int64{}
 	for _, point := range crashpoint.Names() {
-		t.Run(point, func(t *testing.T) {
-			t.Parallel()
-			killed := 0
-			for n := 1; ; n++ {
-				dir := t.TempDir()
-				if err := os.Mkdir(filepath.Join(dir, "world"), 0o700); err != nil {
-					t.Fatal(err)
-				}
-				if !crash(t, binary, dir, fmt.Sprintf("%s:%d", point, n)) {
-					break
-				}
-				killed++
-				if crash(t, binary, dir, "") {
-					t.Fatal("the second process died by itself")
-				}
-				if effects := newWorld(filepath.Join(dir, "world")).effects(t); !slices.Equal(effects, want) {
-					t.Errorf("killed at the %d. %s, the effects are %v", n, point, effects)
-				}
+		reached[point] = &atomic.Int64{}
+	}
+	t.Run("points", func(t *testing.T) {
+		for _, point := range crashpoint.Names() {
+			for name, c := range crashCases() {
+				t.Run(name+"/"+point, func(t *testing.T) {
+					t.Parallel()
+					killed := crashEverywhere(t, binary, point, name, c)
+					reached[point].Add(killed)
+					deaths.Add(killed)
+					pairs.Add(min(killed, 1))
+				})
 			}
-			if killed < 5 { // one for each task at least
-				t.Errorf("it was killed %d times", killed)
-			}
-		})
+		}
+	})
+	for point, n := range reached {
+		if n.Load() == 0 {
+			t.Errorf("no plan comes to %s", point)
+		}
+	}
+	t.Logf("%d points, %d pairs of a point and a plan, %d deaths", len(reached), pairs.Load(), deaths.Load())
+}
+
+func crashEverywhere(t *testing.T, binary, point, name string, c crashCase) (killed int64) {
+	for n := 1; ; n++ {
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "world"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if !crash(t, binary, dir, name, fmt.Sprintf("%s:%d", point, n)) {
+			return killed
+		}
+		killed++
+		crash(t, binary, dir, name, point+":1")
+		if crash(t, binary, dir, name, "") {
+			t.Fatal("the last process died by itself")
+		}
+		if effects := newWorld(filepath.Join(dir, "world")).effects(t); !slices.Equal(effects, c.effects) {
+			t.Errorf("killed at the %d. %s, the effects are %v", n, point, effects)
+		}
 	}
 }
 
 // crash runs the child and reports whether it was killed.
-func crash(t *testing.T, binary, dir, point string) bool {
+func crash(t *testing.T, binary, dir, name, point string) bool {
 	t.Helper()
 	child := exec.Command(binary)
-	child.Env = append(os.Environ(), "MUSTER_TEST_CRASH_DIR="+dir, "MUSTER_CRASHPOINT="+point)
+	child.Env = append(os.Environ(), "MUSTER_TEST_CRASH_DIR="+dir, "MUSTER_TEST_CRASH_CASE="+name, "MUSTER_CRASHPOINT="+point)
 	out, err := child.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

@@ -29,6 +29,7 @@ type execution struct {
 	journal    *journal.Journal
 	ledger     *ledger
 	slots      chan struct{} // bounds the tasks of all steps
+	board      *board        // what others see of the running tasks
 
 	failed chan error // the first failed append of a finding; the loop stops the run
 }
@@ -40,7 +41,7 @@ func (e *journalError) Error() string { return "the journal cannot be written: "
 func (e *journalError) Unwrap() error { return e.err }
 
 func (r *Runner) newExecution(id string, plan *plans.Checked, to recovery) *execution {
-	x := &execution{Runner: r, id: id, plan: plan, recovery: to, failed: make(chan error, 1)}
+	x := &execution{Runner: r, id: id, plan: plan, recovery: to, failed: make(chan error, 1), board: newBoard()}
 	x.ledger = newLedger(plan.Plan, r.fansOut, x.append)
 	parallel := plan.Plan.Spec.MaxParallel
 	if parallel == 0 {
@@ -104,22 +105,40 @@ func (x *execution) start(ctx context.Context) (*Report, error) {
 	return x.work(ctx, RunStarted)
 }
 
-func (x *execution) resume(ctx context.Context) (*Report, error) {
+// own makes this process the run's owner, and brings the ledger to where the journal is.
+func (x *execution) own(ctx context.Context) error {
 	owned, err := x.Store.Acquire(ctx, x.id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	x.journal = owned
 	events, err := owned.Events(ctx)
 	if err == nil {
 		err = x.ledger.replay(events)
 	}
-	if err == nil {
-		x.Observer.Replayed(events)
-		err = x.takeOver(ctx)
-	}
 	if err != nil {
-		return nil, errors.Join(err, owned.Release(ctx))
+		return errors.Join(err, x.release(ctx))
+	}
+	x.Observer.Replayed(events)
+	return nil
+}
+
+func (x *execution) release(ctx context.Context) error {
+	return x.journal.Release(context.WithoutCancel(ctx))
+}
+
+func (x *execution) resume(ctx context.Context) (*Report, error) {
+	if err := x.own(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.takeOver(ctx); err != nil {
+		return nil, errors.Join(err, x.release(ctx))
+	}
+	switch {
+	case x.ledger.run.state() == RunStateUndoing, x.ledger.run.state() == RunStateUndoFailed:
+		return x.goOnUndoing(ctx)
+	case x.ledger.stop() != nil && x.ledger.stop().Verb != VerbPause:
+		return x.endAsAsked(ctx) // it died between the request and the end that it led to
 	}
 	return x.work(ctx, RunResumed)
 }
@@ -127,15 +146,12 @@ func (x *execution) resume(ctx context.Context) (*Report, error) {
 // takeOver records what an owner that died could not: that its tasks and its run were interrupted.
 func (x *execution) takeOver(ctx context.Context) error {
 	state := x.ledger.run.state()
-	switch state {
-	case RunStateCompleted, RunStateCancelled, RunStateUndone:
+	if isFinal(state) {
 		return fault.Newf("resume run", fault.Exists, x.id, "it has ended already: %s", state)
-	case RunStateUndoing:
-		return fault.Newf("resume run", fault.Unsupported, x.id, "it was being undone; its receipts name what is left")
 	}
 	for _, step := range x.ledger.steps {
-		for _, t := range step.tasks() {
-			if !t.machine.Can(StepInterrupted) {
+		for _, t := range step.all() {
+			if !t.can(StepInterrupted) {
 				continue
 			}
 			if err := x.move(ctx, StepInterrupted, t, nil); err != nil {
@@ -149,37 +165,27 @@ func (x *execution) takeOver(ctx context.Context) error {
 	return x.moveRun(ctx, RunInterrupted, Failure{Kind: fault.Transient.String(), Error: "the process that ran it died"})
 }
 
-func (x *execution) cancelIdle(ctx context.Context, reason string) error {
-	owned, err := x.Store.Acquire(ctx, x.id)
-	if err != nil {
-		return err
-	}
-	x.journal = owned
-	events, err := owned.Events(ctx)
-	if err == nil {
-		err = x.ledger.replay(events)
-	}
-	if err == nil && !x.ledger.run.machine.Can(RunCancelled) {
-		err = fault.Newf("cancel run", fault.Exists, x.id, "it has ended already: %s", x.ledger.run.state())
-	}
-	if err == nil {
-		err = x.moveRun(ctx, RunCancelled, Failure{Kind: fault.Invalid.String(), Error: reason})
-	}
-	return errors.Join(err, owned.Release(ctx))
-}
-
 // work runs everything that is left and concludes the run.
 func (x *execution) work(ctx context.Context, how string) (*Report, error) {
-	defer x.journal.Release(context.WithoutCancel(ctx)) //nolint:errcheck // the lease ends by itself
+	defer x.release(ctx) //nolint:errcheck // the lease ends by itself
 	if x.plan.Repository != nil && x.repository == nil {
 		if err := x.open(ctx); err != nil {
 			return nil, err
 		}
 	}
+	if err := x.loadReceipts(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.lock(ctx); err != nil {
+		return nil, err
+	}
 	if err := x.moveRun(ctx, how, nil); err != nil {
 		return nil, err
 	}
-	err := x.conclude(ctx, x.loop(ctx))
+	stopBoard := x.board.publish(ctx, x.journal)
+	err := x.loop(ctx)
+	stopBoard()
+	err = x.conclude(ctx, err)
 	return x.report(), err
 }
 
@@ -191,69 +197,39 @@ type stepResult struct {
 
 // loop starts steps as what they need has ended, until nothing runs and nothing is ready.
 func (x *execution) loop(ctx context.Context) error {
-	working, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	results := make(chan stepResult)
-	begun := map[string]bool{}
-	var failures []error
-	active, halted := 0, false
+	w := newWorkers(x, ctx)
+	defer w.end()
 	for {
-		if !halted && working.Err() == nil {
-			active += x.startReady(working, begun, results)
+		if w.mayStart() {
+			w.startReady()
 		}
-		if active == 0 {
-			break
+		if w.active == 0 {
+			return w.outcome()
 		}
 		select {
-		case result := <-results:
-			active--
-			if result.err != nil {
-				failures = append(failures, result.err)
-				halted = halted || stopsRun(result)
-			}
+		case result := <-w.results:
+			w.ended(result)
 		case err := <-x.failed:
-			stop(err)
-			failures = append(failures, err)
-		case reason := <-x.journal.StopRequested():
-			stop(&cancelled{reason})
+			w.stop(err)
+		case command := <-x.journal.Commands():
+			w.command(command)
 		case <-x.journal.Lost():
-			stop(fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here"))
-			for ; active > 0; active-- {
-				<-results
-			}
+			w.stop(fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here"))
+			w.drain()
 		}
 	}
-	if cause := context.Cause(working); cause != nil {
-		return cause
-	}
-	return errors.Join(failures...)
 }
 
-// cancelled is the cause of a stop that an operator asked for.
-type cancelled struct{ reason string }
-
-func (c *cancelled) Error() string { return "cancelled: " + c.reason }
-
-func stopsRun(result stepResult) bool {
-	var broken *journalError
-	if errors.As(result.err, &broken) {
-		return true
-	}
-	return result.step.spec.OnFailure != plans.OnFailureContinue
-}
-
-// startReady starts every step whose needs have ended well and returns how many it started.
-func (x *execution) startReady(ctx context.Context, begun map[string]bool, results chan<- stepResult) int {
-	started := 0
-	for _, step := range x.ledger.steps {
-		if begun[step.spec.ID] || x.ended(step) || !x.needsMet(step) {
+// startReady starts every step whose needs have ended well.
+func (w *workers) startReady() {
+	for _, step := range w.ledger.steps {
+		if w.begun[step.spec.ID] || w.execution.ended(step) || !w.needsMet(step) {
 			continue
 		}
-		begun[step.spec.ID] = true
-		started++
-		go func() { results <- stepResult{step, x.runStep(ctx, step)} }()
+		w.begun[step.spec.ID] = true
+		w.active++
+		go func() { w.results <- stepResult{step, w.runStep(w.contextOf(step), step)} }()
 	}
-	return started
 }
 
 func (x *execution) needsMet(step *stepState) bool {
@@ -265,13 +241,14 @@ func (x *execution) needsMet(step *stepState) bool {
 	return true
 }
 
-// ended reports whether a step came to a good end: verified, or left out by its condition.
+// ended reports whether a step came to a good end: verified, or left out by its condition or by an
+// operator.
 func (x *execution) ended(step *stepState) bool {
 	if step.whole.state() == TaskSkipped {
 		return true
 	}
 	x.ledger.mu.Lock()
-	tasks, known := step.tasks(), !step.fans || step.items != nil
+	tasks, known := step.work(), !step.fans || step.items != nil
 	x.ledger.mu.Unlock()
 	for _, t := range tasks {
 		if t.state() != TaskVerified {
@@ -303,7 +280,7 @@ func (x *execution) expand(ctx context.Context, step *stepState) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("step %s: list items: %w", step.spec.ID, err), x.failWhole(ctx, step, err))
 	}
-	return x.record(ctx, StepItems, step.spec.ID, "", 0, items)
+	return x.record(ctx, StepItems, step.spec.ID, "", 0, items, nil)
 }
 
 // failWhole journals an error that belongs to a step before it has items.
@@ -326,15 +303,15 @@ func (x *execution) runItems(ctx context.Context, step *stepState) error {
 	var broken failedFlag
 	var mu sync.Mutex
 	var failures []error
-	for _, t := range step.tasks() {
+	for _, t := range step.work() {
 		if t.state() == TaskVerified {
 			continue
 		}
 		group.Go(func() error {
-			if broken.stops(step.spec.OnFailure) || !x.takeSlot(ctx) {
+			if broken.stops(step.spec.OnFailure) || !x.takeSlot(ctx, step) {
 				return nil
 			}
-			defer x.freeSlot()
+			defer x.freeSlot(step)
 			if err := x.runTask(ctx, step.spec, t); err != nil {
 				broken.set()
 				mu.Lock()
@@ -366,7 +343,11 @@ func (f *failedFlag) stops(policy plans.OnFailure) bool {
 	return f.failed && policy != plans.OnFailureContinue
 }
 
-func (x *execution) takeSlot(ctx context.Context) bool {
+// takeSlot waits for a place among the tasks that run; steps that only wait need none.
+func (x *execution) takeSlot(ctx context.Context, step *stepState) bool {
+	if x.definitions[step.spec.Uses].Waits {
+		return ctx.Err() == nil
+	}
 	select {
 	case <-ctx.Done():
 		return false
@@ -375,7 +356,11 @@ func (x *execution) takeSlot(ctx context.Context) bool {
 	}
 }
 
-func (x *execution) freeSlot() { <-x.slots }
+func (x *execution) freeSlot(step *stepState) {
+	if !x.definitions[step.spec.Uses].Waits {
+		<-x.slots
+	}
+}
 
 func inTask(t *task, err error) error {
 	if t.item == "" {

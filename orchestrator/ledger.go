@@ -17,6 +17,7 @@ import (
 // new ones. It is safe for concurrent use.
 type ledger struct {
 	write persist
+	tasks *table
 
 	run   lifecycle
 	steps []*stepState
@@ -29,7 +30,11 @@ type ledger struct {
 	failure  *Failure      // the first that ended the run
 	working  time.Duration // the time processes worked on the run, pauses left out
 	resumed  time.Time
-	receipts []*task // in the order they came; a repeated one moves to the end
+	receipts int              // how many came so far
+	undo     bool             // a cancel asked for it
+	stopping *journal.Command // the pause or cancel that was asked for, and has not been reached yet
+	decided  map[string]journal.Command
+	changed  chan struct{} // closed and made anew when a decision comes
 }
 
 // stepState is one step of the plan. Steps that do not fan out have the one item "".
@@ -37,6 +42,7 @@ type stepState struct {
 	spec  plans.Step
 	whole *task   // carries skipped and blocked, and the work of a step without items
 	items []*task // nil until the fan-out is frozen
+	index map[string]*task
 	fans  bool
 }
 
@@ -47,11 +53,14 @@ type task struct {
 	lifecycle
 	attempt  int
 	receipt  Receipt
+	received int      // the receipt's place among all; a repeated one is the newest again
+	summary  *Summary // of a receipt that is kept elsewhere
 	failure  *Failure
 	intended time.Time // of the first attempt
 	ended    time.Time
 	done     Amount
-	tookOver bool // an earlier process worked on it
+	left     *Failure // why undo could not take it back
+	skipped  *journal.Command
 }
 
 // Amount counts what a task moved.
@@ -67,10 +76,10 @@ type taskFinding struct {
 
 func newLedger(plan *plans.Plan, fans func(uses string) bool, write persist) *ledger {
 	l := &ledger{
-		write: write,
-		run:   newLifecycle(runTable(), RunStatePending, write),
-		byID:  map[string]*stepState{},
+		write: write, tasks: newTable(taskTable(), write), byID: map[string]*stepState{},
+		decided: map[string]journal.Command{}, changed: make(chan struct{}),
 	}
+	l.run.table, l.run.at = newTable(runTable(), write), RunStatePending
 	for _, spec := range plan.Spec.Steps {
 		step := &stepState{spec: spec, fans: spec.ForEach != nil || fans(spec.Uses)}
 		step.whole = l.newTask(spec.ID, "")
@@ -81,30 +90,31 @@ func newLedger(plan *plans.Plan, fans func(uses string) bool, write persist) *le
 }
 
 func (l *ledger) newTask(step, item string) *task {
-	return &task{step: step, item: item, lifecycle: newLifecycle(taskTable(), TaskPending, l.write)}
+	return &task{step: step, item: item, lifecycle: lifecycle{table: l.tasks, at: TaskPending}}
 }
 
-// tasks are the units that do the step's work, none as long as a fan-out is unknown.
-func (s *stepState) tasks() []*task {
+// work are the tasks that do the step's work, none as long as a fan-out is unknown.
+func (s *stepState) work() []*task {
 	if s.fans {
 		return s.items
 	}
 	return []*task{s.whole}
 }
 
-// record makes an event durable, then moves the state by it.
-func (l *ledger) record(ctx context.Context, event journal.Event) error {
+// record makes an event durable, then moves the state by it. The command that asked for it, if any, is
+// removed in the same transaction.
+func (l *ledger) record(ctx context.Context, event journal.Event, command *journal.Command) error {
 	machine, err := l.machineOf(event)
 	if err != nil {
 		return err
 	}
 	if machine == nil {
-		if err := l.write(ctx, event); err != nil {
+		if err := l.write(ctx, event, command); err != nil {
 			return err
 		}
 		return l.apply(event)
 	}
-	if err := machine.fire(ctx, event); err != nil {
+	if err := machine.fire(ctx, event, command); err != nil {
 		return err
 	}
 	return l.apply(event)
@@ -131,11 +141,12 @@ func (l *ledger) replay(events []journal.Event) error {
 
 // machineOf finds the lifecycle an event moves: nil for events that only add facts.
 func (l *ledger) machineOf(event journal.Event) (*lifecycle, error) {
+	switch event.Type {
+	case StepItems, StepFinding, StepDecided, StepUndoFailed, RunPausing, RunCancelling, CommandRefused:
+		return nil, nil
+	}
 	if strings.HasPrefix(event.Type, "run.") {
 		return &l.run, nil
-	}
-	if event.Type == StepItems || event.Type == StepFinding {
-		return nil, nil
 	}
 	task := l.find(event.Step, event.Item)
 	if task == nil {
@@ -155,30 +166,33 @@ func (l *ledger) find(step, item string) *task {
 	if item == "" {
 		return s.whole
 	}
-	for _, t := range s.items {
-		if t.item == item {
-			return t
-		}
-	}
-	return nil
+	return s.index[item]
 }
 
 // apply updates what the lifecycles themselves don't hold.
 func (l *ledger) apply(event journal.Event) error {
+	switch event.Type {
+	case StepItems:
+		return l.applyItems(event)
+	case StepFinding:
+		return l.applyFinding(event)
+	case StepDecided:
+		return l.applyDecision(event)
+	case CommandRefused:
+		return nil
+	}
 	if strings.HasPrefix(event.Type, "run.") {
 		return l.applyRun(event)
-	}
-	if event.Type == StepItems {
-		return l.applyItems(event)
-	}
-	if event.Type == StepFinding {
-		return l.applyFinding(event)
 	}
 	moved := l.find(event.Step, event.Item)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if moved == nil {
+		return fault.Newf("replay journal", fault.Corrupt, event.Type, "the plan has no step %q with item %q", event.Step, event.Item)
+	}
 	if event.Type == StepReceipt {
-		l.receipts = append(slices.DeleteFunc(l.receipts, func(known *task) bool { return known == moved }), moved)
+		l.receipts++
+		moved.received = l.receipts
 	}
 	return moved.apply(event)
 }
@@ -187,21 +201,66 @@ func (l *ledger) applyRun(event journal.Event) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch event.Type {
+	case RunPausing, RunCancelling:
+		return l.applyStop(event)
 	case RunStarted:
 		l.started, l.resumed = event.Time, event.Time
 	case RunResumed:
-		l.resumed, l.ended, l.failure = event.Time, time.Time{}, nil
+		l.resumed, l.ended, l.failure, l.stopping = event.Time, time.Time{}, nil, nil
 	case RunUndoing:
+		l.ended = time.Time{}
 	default:
-		l.ended = event.Time
+		l.ended, l.stopping = event.Time, nil
 		if !l.resumed.IsZero() {
 			l.working += event.Time.Sub(l.resumed)
 		}
 	}
-	if event.Type != RunFailed && event.Type != RunInterrupted {
-		return nil
+	switch event.Type {
+	case RunFailed, RunInterrupted, RunUndoFailed, RunPaused, RunCancelled, RunUndoing:
+		return decode(event, &l.failure)
 	}
-	return decode(event, &l.failure)
+	return nil
+}
+
+// applyStop is called with mu held.
+func (l *ledger) applyStop(event journal.Event) error {
+	l.stopping = &journal.Command{}
+	if err := decode(event, l.stopping); err != nil {
+		return err
+	}
+	l.undo = l.stopping.Verb == VerbUndo
+	return nil
+}
+
+func (l *ledger) applyDecision(event journal.Event) error {
+	var decision journal.Command
+	if err := decode(event, &decision); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.decided[event.Step] = decision
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return nil
+}
+
+// decision returns what was decided for a step, nil when nothing was, and a channel that is closed when
+// something is.
+func (l *ledger) decision(step string) (*journal.Command, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if decision, ok := l.decided[step]; ok {
+		return &decision, l.changed
+	}
+	return nil, l.changed
+}
+
+// stop returns the pause or cancel that was asked for.
+func (l *ledger) stop() *journal.Command {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopping
 }
 
 func (l *ledger) applyItems(event journal.Event) error {
@@ -215,9 +274,11 @@ func (l *ledger) applyItems(event journal.Event) error {
 	if step == nil {
 		return fault.Newf("replay journal", fault.Corrupt, event.Step, "the plan has no such step")
 	}
-	step.items = make([]*task, 0, len(items))
+	step.items, step.index = make([]*task, 0, len(items)), make(map[string]*task, len(items))
 	for _, item := range items {
-		step.items = append(step.items, l.newTask(event.Step, item))
+		t := l.newTask(event.Step, item)
+		step.items = append(step.items, t)
+		step.index[item] = t
 	}
 	return nil
 }
@@ -246,7 +307,7 @@ func (t *task) apply(event journal.Event) error {
 			t.intended = event.Time
 		}
 	case StepReceipt:
-		t.receipt = event.Data
+		t.receipt, t.summary = event.Data, nil
 		t.failure = nil
 	case StepVerified:
 		t.ended = event.Time
@@ -256,12 +317,27 @@ func (t *task) apply(event journal.Event) error {
 		return decode(event, &t.failure)
 	case StepRetry:
 		return decode(event, &t.failure)
-	case StepInterrupted:
-		t.tookOver = true
+	case StepReset:
+		t.failure, t.attempt = nil, 0
+	case StepSkipped:
+		if len(event.Data) > 0 { // by an operator; a condition leaves no data
+			t.skipped = &journal.Command{}
+			return decode(event, t.skipped)
+		}
+	case StepUndoFailed:
+		return decode(event, &t.left)
 	case StepUndone:
-		t.receipt = nil
+		t.receipt, t.left = nil, nil
 	}
 	return nil
+}
+
+// all are the step's tasks and the one that stands for it as a whole.
+func (s *stepState) all() []*task {
+	if !s.fans {
+		return []*task{s.whole}
+	}
+	return append([]*task{s.whole}, s.items...)
 }
 
 func decode(event journal.Event, into any) error {
@@ -279,15 +355,25 @@ func (l *ledger) received() []*task {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*task
-	for _, t := range l.receipts {
-		if t.receipt != nil {
-			out = append(out, t)
+	for _, step := range l.steps {
+		for _, t := range step.work() {
+			if t.receipt != nil {
+				out = append(out, t)
+			}
 		}
 	}
+	slices.SortFunc(out, func(a, b *task) int { return a.received - b.received })
 	return out
 }
 
-// The three methods below are the receiptSource that steps read from.
+// hold puts a receipt that the repository kept in its place.
+func (l *ledger) hold(t *task, receipt Receipt) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.receipt = receipt
+}
+
+// The methods below are the receiptSource that steps read from.
 
 func (l *ledger) receipt(step, item string) Receipt {
 	task := l.find(step, item)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 
 	"github.com/looplab/fsm"
 
@@ -20,8 +21,10 @@ const (
 	RunFailed      = "run.failed"
 	RunCompleted   = "run.completed"
 	RunCancelled   = "run.cancelled"
+	RunPaused      = "run.paused"
 	RunUndoing     = "run.undoing"
 	RunUndone      = "run.undone"
+	RunUndoFailed  = "run.undo-failed" // something is left in the world; resume tries again
 
 	StepIntent      = "step.intent"
 	StepReceipt     = "step.receipt"
@@ -31,6 +34,7 @@ const (
 	StepFailed      = "step.failed"
 	StepSkipped     = "step.skipped"
 	StepBlocked     = "step.blocked"
+	StepReset       = "step.reset" // an operator wants it tried again
 	StepUndone      = "step.undone"
 )
 
@@ -38,6 +42,13 @@ const (
 const (
 	StepItems   = "step.items"   // the frozen list of a fan-out
 	StepFinding = "step.finding" // a line of the run's report
+	StepDecided = "step.decided" // somebody approved or rejected
+
+	StepUndoFailed = "step.undo-failed" // what is left, and why
+
+	RunPausing     = "run.pausing"    // asked for: what runs is finished, nothing new starts
+	RunCancelling  = "run.cancelling" // asked for: what runs is interrupted
+	CommandRefused = "command.refused"
 )
 
 // The states of a run.
@@ -48,8 +59,10 @@ const (
 	RunStateFailed      = "failed"
 	RunStateCompleted   = "completed"
 	RunStateCancelled   = "cancelled"
+	RunStatePaused      = "paused"
 	RunStateUndoing     = "undoing"
 	RunStateUndone      = "undone"
+	RunStateUndoFailed  = "undo-failed"
 )
 
 // The states of a task.
@@ -67,66 +80,114 @@ const (
 )
 
 func runTable() fsm.Events {
+	idle := []string{RunStateInterrupted, RunStateFailed, RunStatePaused}
 	return fsm.Events{
 		{Name: RunStarted, Src: []string{RunStatePending}, Dst: RunStateRunning},
-		{Name: RunResumed, Src: []string{RunStateInterrupted, RunStateFailed}, Dst: RunStateRunning},
+		{Name: RunResumed, Src: idle, Dst: RunStateRunning},
 		{Name: RunInterrupted, Src: []string{RunStateRunning, RunStatePending}, Dst: RunStateInterrupted},
-		{Name: RunFailed, Src: []string{RunStateRunning, RunStateUndoing}, Dst: RunStateFailed},
+		{Name: RunPaused, Src: []string{RunStateRunning}, Dst: RunStatePaused},
+		{Name: RunFailed, Src: []string{RunStateRunning, RunStateUndoing}, Dst: RunStateFailed}, // from undoing: format 1
 		{Name: RunCompleted, Src: []string{RunStateRunning}, Dst: RunStateCompleted},
-		{Name: RunCancelled, Src: []string{RunStatePending, RunStateRunning, RunStateInterrupted, RunStateFailed}, Dst: RunStateCancelled},
-		{Name: RunUndoing, Src: []string{RunStateRunning}, Dst: RunStateUndoing},
+		{Name: RunCancelled, Src: append([]string{RunStatePending, RunStateRunning}, idle...), Dst: RunStateCancelled},
+		{Name: RunUndoing, Src: append([]string{RunStateRunning, RunStateUndoFailed}, idle...), Dst: RunStateUndoing},
 		{Name: RunUndone, Src: []string{RunStateUndoing}, Dst: RunStateUndone},
+		{Name: RunUndoFailed, Src: []string{RunStateUndoing}, Dst: RunStateUndoFailed},
 	}
 }
 
 func taskTable() fsm.Events {
+	stopped := []string{TaskPending, TaskWaiting, TaskInterrupted, TaskFailed, TaskBlocked}
 	return fsm.Events{
-		{Name: StepIntent, Src: []string{TaskPending, TaskWaiting, TaskInterrupted, TaskFailed, TaskBlocked}, Dst: TaskRunning},
+		{Name: StepIntent, Src: stopped, Dst: TaskRunning},
 		{Name: StepReceipt, Src: []string{TaskRunning}, Dst: TaskReceived},
 		{Name: StepVerified, Src: []string{TaskReceived}, Dst: TaskVerified},
 		{Name: StepRetry, Src: []string{TaskRunning, TaskReceived}, Dst: TaskWaiting},
 		{Name: StepInterrupted, Src: []string{TaskRunning, TaskReceived, TaskWaiting}, Dst: TaskInterrupted},
 		{Name: StepFailed, Src: []string{TaskRunning, TaskReceived}, Dst: TaskFailed},
-		{Name: StepSkipped, Src: []string{TaskPending}, Dst: TaskSkipped},
+		{Name: StepSkipped, Src: stopped, Dst: TaskSkipped},
 		{Name: StepBlocked, Src: []string{TaskPending}, Dst: TaskBlocked},
-		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted}, Dst: TaskUndone},
+		{Name: StepReset, Src: []string{TaskFailed, TaskInterrupted, TaskBlocked}, Dst: TaskPending},
+		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted, TaskPending}, Dst: TaskUndone},
 	}
 }
 
-// lifecycle is one state machine whose every transition is durable before it happens.
-type lifecycle struct{ machine *fsm.FSM }
+// persist writes the event of a transition, and removes the command that asked for it; its error keeps
+// the machine where it is.
+type persist func(ctx context.Context, event journal.Event, command *journal.Command) error
 
-// persist writes the event of a transition; its error keeps the machine where it is.
-type persist func(ctx context.Context, event journal.Event) error
-
-func newLifecycle(table fsm.Events, initial string, write persist) lifecycle {
-	return lifecycle{fsm.NewFSM(initial, table, fsm.Callbacks{
-		// The state moves after this callback only: what the journal refused has not happened.
-		"before_event": func(ctx context.Context, e *fsm.Event) {
-			event, fresh := e.Args[0].(journal.Event)
-			if !fresh { // replayed from the journal
-				return
-			}
-			if err := write(ctx, event); err != nil {
-				e.Cancel(err)
-			}
-		},
-	})}
+// table is the one state machine that all lifecycles of a kind share: one each would cost 50,000 tasks
+// several kilobytes apiece.
+type table struct {
+	events   fsm.Events
+	machines sync.Pool // of *fsm.FSM
 }
 
-func (l lifecycle) state() string { return l.machine.Current() }
+func newTable(events fsm.Events, write persist) *table {
+	t := &table{events: events}
+	t.machines.New = func() any {
+		return fsm.NewFSM("", events, fsm.Callbacks{
+			// The state moves after this callback only: what the journal refused has not happened.
+			"before_event": func(ctx context.Context, e *fsm.Event) {
+				if len(e.Args) == 0 { // replayed from the journal
+					return
+				}
+				if err := write(ctx, e.Args[0].(journal.Event), e.Args[1].(*journal.Command)); err != nil {
+					e.Cancel(err)
+				}
+			},
+		})
+	}
+	return t
+}
+
+// lifecycle is one run's or task's place in a table. Every transition is durable before it happens.
+type lifecycle struct {
+	table  *table
+	moving sync.Mutex // held while a transition is under way
+	mu     sync.Mutex
+	at     string
+}
+
+func (l *lifecycle) state() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.at
+}
+
+// can reports whether the event is possible now.
+func (l *lifecycle) can(event string) bool {
+	machine := l.table.machines.Get().(*fsm.FSM)
+	defer l.table.machines.Put(machine)
+	machine.SetState(l.state())
+	return machine.Can(event)
+}
 
 // fire moves the machine by a new event, which is persisted first.
-func (l lifecycle) fire(ctx context.Context, event journal.Event) error {
-	// looplab/fsm wedges a machine whose context ends in a transition.
-	return unwrapCancel(l.machine.Event(context.WithoutCancel(ctx), event.Type, event))
+func (l *lifecycle) fire(ctx context.Context, event journal.Event, command *journal.Command) error {
+	return l.move(ctx, event.Type, event, command)
 }
 
 // replay moves the machine by an event that the journal holds already.
-func (l lifecycle) replay(event journal.Event) error {
-	if err := l.machine.Event(context.Background(), event.Type, nil); err != nil {
+func (l *lifecycle) replay(event journal.Event) error {
+	if err := l.move(context.Background(), event.Type); err != nil {
 		return fault.New("replay journal", fault.Corrupt, event.Type, err)
 	}
+	return nil
+}
+
+func (l *lifecycle) move(ctx context.Context, event string, args ...any) error {
+	l.moving.Lock()
+	defer l.moving.Unlock()
+	machine := l.table.machines.Get().(*fsm.FSM)
+	defer l.table.machines.Put(machine)
+	machine.SetState(l.state())
+	// looplab/fsm wedges a machine whose context ends in a transition.
+	if err := machine.Event(context.WithoutCancel(ctx), event, args...); err != nil {
+		return unwrapCancel(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = machine.Current()
 	return nil
 }
 

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ import (
 // TestMain is also the process that TestCrash kills: see crash_test.go.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
-		os.Exit(crashChild(dir))
+		os.Exit(crashChild(dir, os.Getenv("MUSTER_TEST_CRASH_CASE")))
 	}
 	os.Exit(m.Run())
 }
@@ -148,7 +149,48 @@ func (s *touch) Undo(_ context.Context, run *Run, _ Receipt) error {
 	if err := s.world.next("undo " + taskOf(run)); err != nil {
 		return err
 	}
-	return os.Remove(s.effect(run))
+	if err := os.Remove(s.effect(run)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *touch) Left(receipt Receipt) string {
+	var r struct{ Effect string }
+	_ = json.Unmarshal(receipt, &r) // a test's own
+	return "rm " + r.Effect
+}
+
+// fail is a step that never works.
+type fail struct{ touch }
+
+func (s *fail) Do(context.Context, *Run, Receipt) (Receipt, error) {
+	return nil, fault.Newf("fail", fault.Invalid, "", "it always does")
+}
+
+// ask is a step that people decide on.
+type ask struct{ touch }
+
+func (s *ask) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
+	decision, err := run.Decision(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if decision.Verb == VerbReject {
+		return nil, fault.Newf("decide", fault.Denied, run.Step, "rejected: %s", decision.Reason)
+	}
+	return json.Marshal(decision.Values)
+}
+
+func (s *ask) Verify(context.Context, *Run, Receipt) error { return nil }
+
+func (s *ask) Undo(context.Context, *Run, Receipt) error { return nil }
+
+func (s *ask) Accept(decision journal.Command) error {
+	if decision.As != "lead" {
+		return fault.Newf("decide", fault.Denied, decision.As, "only lead decides")
+	}
+	return nil
 }
 
 // touchEach is touch on three items.
@@ -163,6 +205,9 @@ func (w *world) definitions() []Definition {
 	return []Definition{
 		{ID: "touch", Summary: "touch a file", Purposes: all, New: func() Step { return &touch{world: w} }},
 		{ID: "touch-each", Summary: "touch three files", Purposes: all, New: func() Step { return &touchEach{touch{world: w}} }},
+		{ID: "fail", Summary: "fail for good", Purposes: all, New: func() Step { return &fail{touch{world: w}} }},
+		{ID: "ask", Summary: "ask somebody", Purposes: all, Waits: true, New: func() Step { return &ask{touch{world: w}} }},
+		{ID: "touch-layer", Summary: "touch a file of a layer", Purposes: all, Layer: "files", New: func() Step { return &touch{world: w} }},
 	}
 }
 

@@ -12,26 +12,35 @@ import (
 
 // move fires a task's transition, durable first.
 func (x *execution) move(ctx context.Context, kind string, t *task, data any) error {
-	return x.record(ctx, kind, t.step, t.item, t.attempt, data)
+	return x.record(ctx, kind, t.step, t.item, t.attempt, data, nil)
 }
 
 func (x *execution) moveRun(ctx context.Context, kind string, data any) error {
-	return x.record(ctx, kind, "", "", 0, data)
+	return x.record(ctx, kind, "", "", 0, data, nil)
 }
 
-func (x *execution) record(ctx context.Context, kind, step, item string, attempt int, data any) error {
+// record journals an event and moves the ledger by it. The command that it obeys, if any, is removed
+// from the run's inbox in the same transaction.
+func (x *execution) record(ctx context.Context, kind, step, item string, attempt int, data any, command *journal.Command) error {
 	event, err := newEvent(kind, step, item, attempt, data)
 	if err != nil {
 		return err
 	}
 	event.Time = x.Now().UTC().Truncate(time.Microsecond)
-	return x.ledger.record(ctx, event)
+	return x.ledger.record(ctx, event, command)
 }
 
 // append makes an event durable. It outlives the caller's cancellation: an event that says what was
 // done must not be lost because somebody pressed Ctrl-C.
-func (x *execution) append(ctx context.Context, event journal.Event) error {
-	appended, err := x.journal.Append(context.WithoutCancel(ctx), event)
+func (x *execution) append(ctx context.Context, event journal.Event, command *journal.Command) error {
+	ctx = context.WithoutCancel(ctx)
+	var appended []journal.Event
+	var err error
+	if command == nil {
+		appended, err = x.journal.Append(ctx, event)
+	} else {
+		appended, err = x.journal.Take(ctx, *command, event)
+	}
 	if err != nil {
 		return &journalError{err}
 	}
@@ -44,7 +53,7 @@ func (x *execution) find(t *task, finding Finding) {
 	if x.journal == nil { // a dry run reports nothing for keeps
 		return
 	}
-	err := x.record(context.Background(), StepFinding, t.step, t.item, t.attempt, finding)
+	err := x.record(context.Background(), StepFinding, t.step, t.item, t.attempt, finding, nil)
 	if err == nil {
 		return
 	}

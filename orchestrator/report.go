@@ -87,13 +87,31 @@ func (x *execution) report() *Report {
 	for _, finding := range l.findings {
 		out.Findings = append(out.Findings, finding.Finding)
 	}
+	for _, step := range l.steps {
+		out.Findings = append(out.Findings, findingsOf(step)...)
+	}
 	out.judge()
+	return out
+}
+
+// findingsOf are what an operator left out, and what undo left in the world. It is called with the
+// ledger's mu held.
+func findingsOf(step *stepState) []Finding {
+	var out []Finding
+	for _, t := range step.all() {
+		if t.skipped != nil {
+			out = append(out, Finding{Severity: Lost, Layer: "plan", Subject: "step " + taskName(t), Text: asked("skipped", t.skipped)})
+		}
+		if t.left != nil {
+			out = append(out, Finding{Severity: Lost, Layer: "undo", Subject: "step " + taskName(t), Text: t.left.Error})
+		}
+	}
 	return out
 }
 
 // judge gives a run that recovers its verdict and its two measures.
 func (r *Report) judge() {
-	if r.Ended.IsZero() || r.State == RunStateInterrupted || r.Purpose != string(plans.Recover) && r.Purpose != string(plans.Drill) {
+	if r.Ended.IsZero() || r.State == RunStateInterrupted || r.State == RunStatePaused || r.Purpose != string(plans.Recover) && r.Purpose != string(plans.Drill) {
 		return
 	}
 	r.RPOSeconds, r.RTOSeconds, r.Verdict = r.Lost.Sub(r.Instant).Seconds(), r.Seconds, VerdictIncomplete
@@ -105,7 +123,7 @@ func (r *Report) judge() {
 func (x *execution) stepReport(step *stepState) StepReport {
 	x.ledger.mu.Lock()
 	defer x.ledger.mu.Unlock()
-	out := StepReport{ID: step.spec.ID, Uses: step.spec.Uses, State: stepStateName(step), Tasks: len(step.tasks())}
+	out := StepReport{ID: step.spec.ID, Uses: step.spec.Uses, State: stepStateName(step), Tasks: len(step.work())}
 	var first, last time.Time
 	for _, t := range append([]*task{step.whole}, step.items...) {
 		if t.state() == TaskVerified {
@@ -150,7 +168,7 @@ func (x *execution) layers() []Summary {
 	var out []Summary
 	index := map[string]int{}
 	for _, step := range x.ledger.steps {
-		for _, t := range step.tasks() {
+		for _, t := range step.work() {
 			summary, ok := x.summary(step, t)
 			if !ok {
 				continue
@@ -171,6 +189,12 @@ func (x *execution) summary(step *stepState, t *task) (Summary, bool) {
 	receipt := x.ledger.receipt(t.step, t.item)
 	if receipt == nil {
 		return Summary{}, false
+	}
+	if kept, ok := isKept(receipt); ok { // this process has not fetched it
+		if kept.Summary == nil {
+			return Summary{}, false
+		}
+		return *kept.Summary, kept.Summary.Layer != ""
 	}
 	worker, err := x.newStep(step.spec, t.item)
 	if err != nil {

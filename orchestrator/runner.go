@@ -86,6 +86,7 @@ func (r *Runner) Start(ctx context.Context, request Request) (*Report, error) {
 		return nil, err
 	}
 	report, err := x.start(ctx)
+	x.archive(ctx)
 	return report, errors.Join(err, x.close(context.WithoutCancel(ctx)))
 }
 
@@ -102,28 +103,24 @@ func (r *Runner) Resume(ctx context.Context, id string) (*Report, error) {
 		return nil, err
 	}
 	report, err := x.resume(ctx)
+	x.archive(ctx)
 	return report, errors.Join(err, x.close(context.WithoutCancel(ctx)))
 }
 
-// Cancel ends a run for good. A run that somebody works on is asked to stop; its owner then records
-// the cancellation.
-func (r *Runner) Cancel(ctx context.Context, id, reason string) error {
-	header, err := r.Store.Header(ctx, id)
-	if err != nil {
-		return err
+// archive packs the journal of a run that has ended for good. A run that is not packed is whole all
+// the same, and Tidy packs it later.
+func (x *execution) archive(ctx context.Context) {
+	if !isFinal(x.ledger.run.state()) {
+		return
 	}
-	_, alive, err := r.Store.Owner(ctx, header.ID)
-	if err != nil {
-		return err
+	if err := x.Store.Archive(context.WithoutCancel(ctx), x.id); err != nil {
+		x.Log.Warn("the journal of the run is not packed yet", "run", x.id, "error", err)
 	}
-	if alive {
-		return r.Store.RequestStop(ctx, header.ID, reason)
-	}
-	x, err := r.thaw(ctx, header)
-	if err != nil {
-		return err
-	}
-	return errors.Join(x.cancelIdle(ctx, reason), x.close(ctx))
+}
+
+// isFinal reports a state after which a run never goes on.
+func isFinal(state string) bool {
+	return state == RunStateCompleted || state == RunStateCancelled || state == RunStateUndone
 }
 
 // Report tells how a run stands, from its journal alone.

@@ -132,9 +132,21 @@ func TestOnFailure(t *testing.T) {
 func TestUndoSaysWhatItLeft(t *testing.T) {
 	r, w := newRunner(t)
 	w.trouble["broken"] = []error{invalid()}
-	w.trouble["undo first"] = []error{fault.Newf("delete volume", fault.Busy, "vol-7", "in use")}
-	report, err := r.Start(t.Context(), request(t, w, "id: first, uses: touch", "id: broken, uses: touch, needs: [first], onFailure: undo"))
-	if err == nil || !strings.Contains(err.Error(), "vol-7") || report.State != RunStateFailed {
+	w.trouble["undo first"] = []error{fault.Newf("delete volume", fault.Denied, "vol-7", "in use")}
+	report, err := r.Start(t.Context(), request(t, w, "id: first, uses: touch", "id: second, uses: touch, needs: [first]",
+		"id: broken, uses: touch, needs: [second], onFailure: undo"))
+	if err == nil || !strings.Contains(err.Error(), "vol-7") || report.State != RunStateUndoFailed {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if len(report.Findings) != 1 || report.Findings[0].Severity != Lost || !strings.Contains(report.Findings[0].Text, "rm run-1-first") {
+		t.Errorf("the report does not say what is left and how to remove it: %+v", report.Findings)
+	}
+	if left := w.effects(t); !slices.Equal(left, []string{"run-1-first"}) {
+		t.Errorf("the world holds %v", left)
+	}
+	// Resumed, it tries again, and what was undone already is not touched.
+	report, err = r.Resume(t.Context(), "run-1")
+	if err != nil || report.State != RunStateUndone || len(w.effects(t)) > 0 || w.count("undo second") != 1 || len(report.Findings) > 0 {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
@@ -177,33 +189,6 @@ func TestTimeoutSpeaksForItself(t *testing.T) {
 	_, err := r.Start(t.Context(), request(t, w, "id: slow, uses: touch, timeout: 10ms, retry: {attempts: 1}"))
 	if err == nil || !strings.Contains(err.Error(), "timeout of 10ms") {
 		t.Error(err)
-	}
-}
-
-func TestCancel(t *testing.T) {
-	r, w := newRunner(t)
-	began := make(chan struct{})
-	w.hook["slow"] = func(ctx context.Context) error {
-		close(began)
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	wanted := request(t, w, "id: slow, uses: touch")
-	ended := make(chan error, 1)
-	go func() {
-		_, err := r.Start(context.WithoutCancel(t.Context()), wanted)
-		ended <- err
-	}()
-	<-began
-	if err := r.Cancel(t.Context(), "run-1", "wrong cluster"); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "wrong cluster") {
-		t.Errorf("ended with %v", err)
-	}
-	report, err := r.Report(t.Context(), "run-1")
-	if err != nil || report.State != RunStateCancelled {
-		t.Errorf("%+v, %v", report, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/state/journal"
 	"github.com/musterdr/muster/state/repository"
 )
 
@@ -36,6 +37,18 @@ type FanOut interface {
 	Items(ctx context.Context, run *Run) ([]string, error)
 }
 
+// Accepter is implemented by steps that people decide on. Accept says what is wrong with a decision,
+// before it is journaled: a role that may not decide, a value that was not asked for. It does no I/O.
+type Accepter interface {
+	Accept(decision journal.Command) error
+}
+
+// Leaver is implemented by steps that leave things in the world. Left tells, for a person, what a
+// receipt stands for and how to remove it by hand. It does no I/O.
+type Leaver interface {
+	Left(receipt Receipt) string
+}
+
 // Summarizer is implemented by steps that stand for a layer in the run's final table.
 type Summarizer interface {
 	// Summarize tells what one receipt stands for. It does no I/O.
@@ -62,7 +75,13 @@ type Definition struct {
 	ID       string // kebab-case: "snapshot-etcd"
 	Summary  string // one line for `muster plan steps`
 	Purposes []plans.Purpose
-	New      func() Step // a pointer to a struct whose yaml-tagged fields are the step's `with`
+	// Layer is what the step works on: two runs never work on the same layer of the same cluster. Empty
+	// means that it may run beside anything.
+	Layer string
+	// Waits marks a step that only waits for something outside. It takes no place among the tasks that
+	// may run at once, and a pause ends its waiting.
+	Waits bool
+	New   func() Step // a pointer to a struct whose yaml-tagged fields are the step's `with`
 }
 
 // Run is what one task of a run sees: its place in the run, the inventory, and where to write.
@@ -116,7 +135,23 @@ const (
 	Lost    Severity = "lost"    // did not come back
 )
 
+// Decision waits until somebody has approved or rejected this step, and returns what was decided.
+func (r *Run) Decision(ctx context.Context) (journal.Command, error) {
+	for {
+		decision, changed := r.receipts.decision(r.Step)
+		if decision != nil {
+			return *decision, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return journal.Command{}, context.Cause(ctx)
+		}
+	}
+}
+
 type receiptSource interface {
+	decision(step string) (*journal.Command, <-chan struct{})
 	// receipt returns the verified receipt of a task, nil when there is none.
 	receipt(step, item string) Receipt
 	// stepsUsing lists the IDs of the plan's steps of a kind, in the plan's order.

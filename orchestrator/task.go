@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -18,17 +19,13 @@ import (
 const (
 	defaultAttempts = 3
 	defaultBackoff  = time.Second
+	mostBackoff     = 5 * time.Minute
 )
 
 // runTask brings one task to its end: verified, failed for good, or interrupted with ctx.
 func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error {
-	attempts, backoff := spec.Retry.Attempts, time.Duration(spec.Retry.Backoff)
-	if attempts == 0 {
-		attempts = defaultAttempts
-	}
-	if backoff == 0 {
-		backoff = defaultBackoff
-	}
+	defer x.board.drop(t)
+	attempts := attemptsOf(spec)
 	for try := 1; ; try++ {
 		err := x.attempt(ctx, spec, t)
 		if err == nil {
@@ -44,10 +41,44 @@ func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error
 		if !fault.KindOf(err).Retryable() || try >= attempts {
 			return errors.Join(x.move(ctx, StepFailed, t, failure(err)), err)
 		}
-		if err := x.waitForRetry(ctx, t, err, backoff); err != nil {
+		if err := x.waitForRetry(ctx, t, err, backoffOf(spec, try)); err != nil {
 			return err
 		}
-		backoff *= 2
+	}
+}
+
+func attemptsOf(spec plans.Step) int {
+	if spec.Retry.Attempts == 0 {
+		return defaultAttempts
+	}
+	return spec.Retry.Attempts
+}
+
+// backoffOf is the wait after the try-th failure: it doubles each time, and up to a half of it is left
+// to chance, so that tasks that failed together don't come back together.
+func backoffOf(spec plans.Step, try int) time.Duration {
+	backoff := time.Duration(spec.Retry.Backoff)
+	if backoff == 0 {
+		backoff = defaultBackoff
+	}
+	backoff = min(backoff<<min(try-1, 20), mostBackoff)
+	return backoff/2 + rand.N(backoff/2+1)
+}
+
+// retrying calls do until it succeeds, fails for good, or was tried as often as the step may be.
+func (x *execution) retrying(ctx context.Context, spec plans.Step, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		if err == nil || !fault.KindOf(err).Retryable() || try >= attemptsOf(spec) {
+			return err
+		}
+		timer := time.NewTimer(backoffOf(spec, try))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(context.Cause(ctx), err)
+		}
 	}
 }
 
@@ -96,9 +127,14 @@ func (x *execution) attempt(ctx context.Context, spec plans.Step, t *task) error
 	if len(receipt) == 0 {
 		receipt = Receipt("{}")
 	}
-	if err := x.move(ctx, StepReceipt, t, receipt); err != nil {
+	data, err := x.journaled(ctx, t, step, receipt)
+	if err != nil {
 		return err
 	}
+	if err := x.move(ctx, StepReceipt, t, data); err != nil {
+		return err
+	}
+	x.ledger.hold(t, receipt)
 	if err := step.Verify(ctx, run, receipt); err != nil {
 		return causeOf(ctx, err)
 	}
@@ -139,7 +175,7 @@ func (r *Runner) newStep(spec plans.Step, item string) (Step, error) {
 
 func (x *execution) progressOf(t *task) *taskProgress {
 	return &taskProgress{
-		observe: x.Observer.Progressed,
+		observe: func(u Update) { x.board.put(u); x.Observer.Progressed(u) },
 		finding: func(f Finding) { x.find(t, f) },
 		now:     x.Now,
 		update:  Update{Step: t.step, Item: t.item},

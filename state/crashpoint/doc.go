@@ -12,5 +12,9 @@ func Names() []string {
 		"journal.after-append",
 		"step.before-do",
 		"step.after-do",
+		"journal.before-archive",
+		"journal.after-archive",
+		"undo.before-undo",
+		"undo.after-undo",
 	}
 }

@@ -3,16 +3,20 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -25,6 +29,7 @@ type host struct {
 	dir       *os.File // keeps socket's path short: see socketPath
 
 	mu     sync.Mutex
+	failed error // the server gave up: its disk is full, or gone
 	lock   *os.File
 	etcd   *embed.Etcd
 	cancel context.CancelFunc
@@ -100,7 +105,7 @@ func (h *host) startEtcd() (*embed.Etcd, error) {
 	config.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:0"}}
 	config.InitialCluster = "muster=http://localhost:0"
 	config.EnableGRPCGateway = false
-	config.LogLevel = "fatal"
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapcore.NewNopCore(), zap.WithFatalHook(lastWords{h}), zap.WithPanicHook(lastWords{h})))
 	config.QuotaBackendBytes = 8 << 30
 	config.AutoCompactionMode = embed.CompactorModeRevision
 	config.AutoCompactionRetention = "10000"
@@ -120,6 +125,32 @@ func (h *host) startEtcd() (*embed.Etcd, error) {
 		etcd.Close()
 		return nil, fault.Newf("start journal", fault.Transient, h.directory, "the embedded etcd is not ready after %s", startLimit)
 	}
+}
+
+// lastWords keeps the server from ending this whole process when it can't go on, which is what its
+// logger does otherwise.
+type lastWords struct{ host *host }
+
+// OnWrite implements zapcore.CheckWriteHook: it is the end of the goroutine that logged.
+func (l lastWords) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
+	cause := errors.New(entry.Message)
+	for _, field := range fields {
+		if err, ok := field.Interface.(error); ok {
+			cause = fmt.Errorf("%s: %w", entry.Message, err)
+		}
+	}
+	l.host.mu.Lock()
+	if l.host.failed == nil {
+		l.host.failed = fileFault("keep journal", l.host.directory, cause)
+	}
+	l.host.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (h *host) failure() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
 }
 
 // standBy takes over when the serving process ends; clients reconnect by themselves.
@@ -151,7 +182,7 @@ func (h *host) close() error {
 	<-h.done
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.etcd != nil {
+	if h.etcd != nil && h.failed == nil { // a server that gave up does not end in order: it ends with this process
 		h.etcd.Close()
 	}
 	var err error

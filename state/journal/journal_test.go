@@ -9,9 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -145,14 +149,172 @@ func TestWatchSeesHistoryAndWhatComes(t *testing.T) {
 	}
 }
 
-func TestStopRequest(t *testing.T) {
+func TestCommandsAreTakenOnce(t *testing.T) {
 	s := open(t, t.TempDir())
 	j := create(t, s, "run-1")
-	if err := s.RequestStop(t.Context(), "run-1", "wrong cluster"); err != nil {
+	if err := s.Request(t.Context(), "run-2", Command{ID: "x"}); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a command for no run: %v", err)
+	}
+	if err := s.Request(t.Context(), "run-1", Command{ID: "1", Verb: "pause", Reason: "wrong cluster"}); err != nil {
 		t.Fatal(err)
 	}
-	if reason := <-j.StopRequested(); reason != "wrong cluster" {
-		t.Fatal(reason)
+	command := <-j.Commands()
+	if command.Verb != "pause" || command.Reason != "wrong cluster" {
+		t.Fatal(command)
+	}
+	if err := j.Release(t.Context()); err != nil { // it was not obeyed yet: the next owner gets it, too
+		t.Fatal(err)
+	}
+	second, err := s.Acquire(t.Context(), "run-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Take(t.Context(), <-second.Commands(), Event{Type: "run.paused"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	third, err := s.Acquire(t.Context(), "run-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Request(t.Context(), "run-1", Command{ID: "2", Verb: "cancel"}); err != nil {
+		t.Fatal(err)
+	}
+	if command := <-third.Commands(); command.ID != "2" {
+		t.Errorf("%+v came again", command)
+	}
+}
+
+func TestLocks(t *testing.T) {
+	s := open(t, t.TempDir())
+	first, second := create(t, s, "run-1"), create(t, s, "run-2")
+	never := func(string, string) {}
+	if err := first.Lock(t.Context(), []string{"b", "a", "b"}, false, never); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Lock(t.Context(), []string{"a"}, false, never); err != nil {
+		t.Errorf("its own lock: %v", err)
+	}
+	if err := second.Lock(t.Context(), []string{"c", "b"}, false, never); !fault.Is(err, fault.Busy) || !strings.Contains(err.Error(), "run-1") {
+		t.Errorf("a lock that is held: %v", err)
+	}
+	blocked := make(chan string, 1)
+	taken := make(chan error, 1)
+	go func() {
+		taken <- second.Lock(t.Context(), []string{"b"}, true, func(_, run string) { blocked <- run })
+	}()
+	if run := <-blocked; run != "run-1" {
+		t.Errorf("it waits for %s", run)
+	}
+	if err := first.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-taken; err != nil {
+		t.Fatal(err)
+	}
+	locks, err := s.Locks(t.Context())
+	if err != nil || len(locks) != 1 || locks["b"] != "run-2" {
+		t.Errorf("%v, %v", locks, err)
+	}
+}
+
+func TestAppendsOfManyShareTransactions(t *testing.T) {
+	s := open(t, t.TempDir())
+	j := create(t, s, "run-1")
+	const callers, each = 64, 20
+	before := revision(t, s)
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			last := int64(0)
+			for range each {
+				appended, err := j.Append(t.Context(), Event{Type: "x"}, Event{Type: "y"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if appended[0].Sequence <= last || appended[1].Sequence != appended[0].Sequence+1 {
+					t.Errorf("sequences %d, %d after %d", appended[0].Sequence, appended[1].Sequence, last)
+				}
+				last = appended[1].Sequence
+			}
+		})
+	}
+	all.Wait()
+	events, err := j.Events(t.Context())
+	if err != nil || len(events) != 2*callers*each {
+		t.Fatalf("%d events, %v", len(events), err)
+	}
+	for i, event := range events {
+		if event.Sequence != int64(i+1) {
+			t.Fatalf("event %d has sequence %d", i, event.Sequence)
+		}
+	}
+	if transactions := revision(t, s) - before; transactions > callers*each/2 {
+		t.Errorf("%d appends took %d transactions", callers*each, transactions)
+	}
+}
+
+func revision(t *testing.T, s *Store) int64 {
+	t.Helper()
+	answer, err := s.client.Get(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.Header.Revision
+}
+
+func TestArchive(t *testing.T) {
+	s := open(t, t.TempDir())
+	j := create(t, s, "run-1")
+	for range 300 {
+		if _, err := j.Append(t.Context(), Event{Type: "step.verified", Data: json.RawMessage(`{"a":1}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := j.Events(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Archive(t.Context(), "run-1"); !fault.Is(err, fault.Busy) {
+		t.Errorf("a run that somebody works on: %v", err)
+	}
+	if err := j.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Archive(t.Context(), "run-1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := s.Events(t.Context(), "run-1", 0)
+	if err != nil || !reflect.DeepEqual(before, after) {
+		t.Errorf("%d events, %d before, %v", len(after), len(before), err)
+	}
+	if some, err := s.Events(t.Context(), "run-1", 290); err != nil || len(some) != 10 {
+		t.Errorf("%d events after 290, %v", len(some), err)
+	}
+	left, err := s.client.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil || len(left.Kvs) > 6 {
+		t.Errorf("%d keys are left, %v", len(left.Kvs), err)
+	}
+	watched := 0
+	if err := s.Watch(t.Context(), "run-1", 0, func(Event) error { watched++; return nil }); err != nil || watched != 300 {
+		t.Errorf("watched %d events, %v", watched, err)
+	}
+}
+
+func TestEventThatIsTooLarge(t *testing.T) {
+	s := open(t, t.TempDir())
+	j := create(t, s, "run-1")
+	large := json.RawMessage(`"` + strings.Repeat("x", 2<<20) + `"`)
+	if _, err := j.Append(t.Context(), Event{Type: "x", Data: large}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("an event of 2 MiB: %v", err)
+	}
+	if appended, err := j.Append(t.Context(), Event{Type: "y"}); err != nil || appended[0].Sequence != 1 {
+		t.Errorf("%+v, %v", appended, err)
 	}
 }
 

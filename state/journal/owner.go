@@ -5,16 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/musterdr/muster/providers/fault"
-	"github.com/musterdr/muster/state/crashpoint"
 )
 
 // leaseSeconds is how long an owner that nobody hears from keeps its run.
@@ -28,14 +25,15 @@ type Journal struct {
 	lease clientv3.LeaseID
 	born  int64 // the create revision of the owner's key: the fence
 
-	mu       sync.Mutex // one append at a time
-	sequence int64
+	sequence int64 // of the last event; the writer's alone
+	appends  chan *appending
 
-	lost   chan struct{}
-	once   sync.Once
-	stop   chan string
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	lost     chan struct{}
+	once     sync.Once
+	commands chan Command
+	living   context.Context // until Release
+	cancel   context.CancelFunc
+	done     sync.WaitGroup
 }
 
 // identity says which process owns a run, so that one that died on this machine needn't be waited
@@ -86,7 +84,10 @@ func (s *Store) Acquire(ctx context.Context, id string) (*Journal, error) {
 	if err != nil {
 		return nil, s.fail("take run", id, err)
 	}
-	j := &Journal{store: s, id: id, key: runKey(id, "owner"), lease: lease.ID, lost: make(chan struct{}), stop: make(chan string, 1)}
+	j := &Journal{
+		store: s, id: id, key: runKey(id, "owner"), lease: lease.ID, appends: make(chan *appending),
+		lost: make(chan struct{}), commands: make(chan Command),
+	}
 	if err := j.take(ctx); err != nil {
 		_, _ = s.client.Revoke(context.WithoutCancel(ctx), lease.ID) // it ends by itself otherwise
 		return nil, err
@@ -95,16 +96,10 @@ func (s *Store) Acquire(ctx context.Context, id string) (*Journal, error) {
 		_, _ = s.client.Revoke(context.WithoutCancel(ctx), lease.ID)
 		return nil, err
 	}
-	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	j.cancel = cancel
-	beats, err := s.client.KeepAlive(living, lease.ID)
-	if err != nil {
-		cancel()
-		return nil, s.fail("take run", id, err)
-	}
-	j.done.Add(2)
-	go j.keepAlive(living, beats)
-	go j.watchStop(living)
+	j.living, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	j.done.Go(j.keepAlive)
+	j.done.Go(j.write)
+	j.done.Go(j.watchCommands)
 	return j, nil
 }
 
@@ -124,6 +119,10 @@ func (j *Journal) take(ctx context.Context) error {
 		return nil
 	}
 	held := done.Responses[0].GetResponseRange().Kvs[0]
+	if clientv3.LeaseID(held.Lease) == j.lease { // an earlier try whose answer got lost
+		j.born = held.CreateRevision
+		return nil
+	}
 	var owner identity
 	if err := json.Unmarshal(held.Value, &owner); err != nil || !owner.dead() {
 		return fault.Newf("take run", fault.Busy, j.id,
@@ -156,82 +155,10 @@ func (j *Journal) readSequence(ctx context.Context) error {
 	return nil
 }
 
-func (j *Journal) keepAlive(ctx context.Context, beats <-chan *clientv3.LeaseKeepAliveResponse) {
-	defer j.done.Done()
-	for range beats {
-	}
-	if ctx.Err() == nil {
-		j.lose()
-	}
-}
-
-func (j *Journal) watchStop(ctx context.Context) {
-	defer j.done.Done()
-	key := runKey(j.id, "stop")
-	for ctx.Err() == nil {
-		for response := range j.store.client.Watch(ctx, key, clientv3.WithRev(j.born)) {
-			for _, change := range response.Events {
-				select {
-				case j.stop <- string(change.Kv.Value):
-				default: // one request is enough
-				}
-			}
-		}
-		select { // the watch ended, as it does when its revision was compacted: look again
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
-}
-
 func (j *Journal) lose() { j.once.Do(func() { close(j.lost) }) }
 
 // Lost is closed when the lease is lost: nothing more may be done for the run.
 func (j *Journal) Lost() <-chan struct{} { return j.lost }
-
-// StopRequested receives the reason when somebody asks to cancel the run.
-func (j *Journal) StopRequested() <-chan string { return j.stop }
-
-// Append makes events durable, all or none, in one fenced transaction, and returns them with their
-// versions and sequence numbers. The error's kind is fault.Denied when another process owns the run
-// now: the caller must stop.
-func (j *Journal) Append(ctx context.Context, events ...Event) ([]Event, error) {
-	stamped := slices.Clone(events)
-	return stamped, j.append(ctx, stamped)
-}
-
-// append stamps the events in place.
-func (j *Journal) append(ctx context.Context, events []Event) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	operations := make([]clientv3.Op, 0, len(events)+1)
-	for i := range events {
-		events[i].Version = Version
-		events[i].Sequence = j.sequence + int64(i) + 1
-		raw, err := json.Marshal(events[i])
-		if err != nil {
-			return fault.New("append to journal", fault.Internal, events[i].Type, err)
-		}
-		operations = append(operations, clientv3.OpPut(eventKey(j.id, events[i].Sequence), string(raw)))
-	}
-	next := j.sequence + int64(len(events))
-	operations = append(operations, clientv3.OpPut(runKey(j.id, "sequence"), strconv.FormatInt(next, 10)))
-	crashpoint.Here("journal.before-append")
-	done, err := j.store.client.Txn(ctx).If(
-		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),
-		clientv3.Compare(clientv3.Value(runKey(j.id, "sequence")), "=", strconv.FormatInt(j.sequence, 10)),
-	).Then(operations...).Commit()
-	if err != nil {
-		return j.store.fail("append to journal", j.id, err)
-	}
-	if !done.Succeeded {
-		j.lose()
-		return fault.Newf("append to journal", fault.Denied, j.id, "the run belongs to another process now; this one has stopped")
-	}
-	crashpoint.Here("journal.after-append")
-	j.sequence = next
-	return nil
-}
 
 // Events returns all events of the run.
 func (j *Journal) Events(ctx context.Context) ([]Event, error) { return j.store.Events(ctx, j.id, 0) }

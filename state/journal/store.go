@@ -20,7 +20,9 @@ import (
 )
 
 // Version is the newest format this program writes, and the newest it reads.
-const Version = 1
+//
+// Version 2 knows commands, decisions, pauses, skips and undo that can be resumed.
+const Version = 2
 
 // Config tells where the journal is.
 type Config struct {
@@ -254,6 +256,15 @@ func (s *Store) header(ctx context.Context, id string) (Header, error) {
 	return header, nil
 }
 
+// State returns the type of a run's newest event that is about the run itself, empty when it has none.
+func (s *Store) State(ctx context.Context, id string) (string, error) {
+	found, err := s.client.Get(ctx, runKey(id, "state"))
+	if err != nil || len(found.Kvs) == 0 {
+		return "", s.fail("read run", id, err)
+	}
+	return string(found.Kvs[0].Value), nil
+}
+
 // Events returns a run's events with a sequence number over after.
 func (s *Store) Events(ctx context.Context, id string, after int64) ([]Event, error) {
 	events, _, err := s.events(ctx, id, after)
@@ -262,6 +273,14 @@ func (s *Store) Events(ctx context.Context, id string, after int64) ([]Event, er
 
 // events also returns the revision it read at, from which a watch goes on without a gap.
 func (s *Store) events(ctx context.Context, id string, after int64) ([]Event, int64, error) {
+	parts, err := s.archived(ctx, id)
+	if err != nil {
+		return nil, 0, err
+	}
+	if parts > 0 {
+		events, err := s.readArchive(ctx, id, after)
+		return events, 0, err
+	}
 	var out []Event
 	var revision int64
 	end := clientv3.GetPrefixRangeEnd(runKey(id, "events/"))
@@ -310,6 +329,9 @@ func (s *Store) Watch(ctx context.Context, id string, after int64, fn func(Event
 			return err
 		}
 	}
+	if revision == 0 { // archived: nothing more comes
+		return nil
+	}
 	for response := range s.client.Watch(clientv3.WithRequireLeader(ctx), runKey(id, "events/"), clientv3.WithPrefix(), clientv3.WithRev(revision+1)) {
 		if err := response.Err(); err != nil {
 			return s.fail("watch run", id, err)
@@ -330,12 +352,6 @@ func (s *Store) Watch(ctx context.Context, id string, after int64, fn func(Event
 	return ctx.Err()
 }
 
-// RequestStop asks a run's owner to cancel it.
-func (s *Store) RequestStop(ctx context.Context, id, reason string) error {
-	_, err := s.client.Put(ctx, runKey(id, "stop"), reason)
-	return s.fail("stop run", id, err)
-}
-
 // Delete removes a run and all its events. Nobody may own it.
 func (s *Store) Delete(ctx context.Context, id string) error {
 	done, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(runKey(id, "owner")), "=", 0)).
@@ -346,9 +362,20 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 	return s.fail("delete run", id, err)
 }
 
+// broken is the reason why the embedded server of this process has ended, nil while it works.
+func (s *Store) broken() error {
+	if s.host == nil {
+		return nil
+	}
+	return s.host.failure()
+}
+
 func (s *Store) fail(op, id string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if broken := s.broken(); broken != nil {
+		return broken
 	}
 	if strings.Contains(err.Error(), "database space exceeded") || strings.Contains(err.Error(), "no space left") {
 		return fault.New(op, fault.NoSpace, id, err)
