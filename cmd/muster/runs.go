@@ -15,8 +15,11 @@ import (
 )
 
 func (a *app) runsCommand() *cobra.Command {
-	command := group("runs", "List, show, resume and cancel runs")
-	command.AddCommand(a.runsList(), a.runsShow(), a.runsResume(), a.runsCancel())
+	command := group("runs", "List, show, resume and control runs")
+	command.AddCommand(a.runsList(), a.runsShow(), a.runsResume(), a.runsAdopt(), a.runsPrune(),
+		a.runsPause(), a.runsCancel(), a.runsRetry(), a.runsSkip(),
+		a.runsDecide(orchestrator.VerbApprove, "Approve a step that waits for a decision"),
+		a.runsDecide(orchestrator.VerbReject, "Reject a step that waits for a decision"))
 	return command
 }
 
@@ -76,20 +79,6 @@ func (a *app) runsResume() *cobra.Command {
 
 func reportFlag(command *cobra.Command, path *string) {
 	command.Flags().StringVar(path, "report", "", "also write the final report to this file, as JSON")
-}
-
-func (a *app) runsCancel() *cobra.Command {
-	var reason string
-	command := &cobra.Command{
-		Use: "cancel RUN", Short: "End a run for good", Args: exactly(1),
-		RunE: func(command *cobra.Command, args []string) error {
-			return a.withRunner(command.Context(), silent{}, func(r *orchestrator.Runner) error {
-				return r.Cancel(command.Context(), args[0], reason)
-			})
-		},
-	}
-	command.Flags().StringVar(&reason, "reason", "cancelled by an operator", "why; it is journaled")
-	return command
 }
 
 // watched runs work with a live display, prints the report that it ends with, and writes it to a file

@@ -312,3 +312,10 @@ func (s *RestoreEtcd) Summarize(receipt orchestrator.Receipt) (orchestrator.Summ
 		Text: fmt.Sprintf("revision %d, raised by %d", r.Revision, r.Bump),
 	}, nil
 }
+
+// Left implements orchestrator.Leaver.
+func (s *RestoreEtcd) Left(receipt orchestrator.Receipt) string {
+	var r restoreEtcdReceipt
+	_ = json.Unmarshal(receipt, &r) // an unreadable receipt names nothing
+	return fmt.Sprintf("a new etcd member in %s on %s; there: systemctl stop kubelet, then empty that folder", r.DataDir, r.Machine)
+}

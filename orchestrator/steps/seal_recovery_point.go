@@ -276,3 +276,10 @@ func (s *SealRecoveryPoint) Summarize(receipt orchestrator.Receipt) (orchestrato
 		Text: fmt.Sprintf("%s, skew %.1fs", r.Point, r.Skew),
 	}, nil
 }
+
+// Left implements orchestrator.Leaver.
+func (s *SealRecoveryPoint) Left(receipt orchestrator.Receipt) string {
+	var r sealReceipt
+	_ = json.Unmarshal(receipt, &r) // an unreadable receipt names nothing
+	return fmt.Sprintf("recovery point %s; delete it with: muster points delete %[1]s --yes", r.Point)
+}
