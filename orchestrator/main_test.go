@@ -26,6 +26,12 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
 		os.Exit(crashChild(dir, os.Getenv("MUSTER_TEST_CRASH_CASE")))
 	}
+	if dir := os.Getenv("MUSTER_TEST_FENCED_DIR"); dir != "" {
+		os.Exit(fencedChild(dir))
+	}
+	if dir := os.Getenv("MUSTER_TEST_FULL_DIR"); dir != "" {
+		os.Exit(fullDiskChild(dir))
+	}
 	os.Exit(m.Run())
 }
 
@@ -200,11 +206,32 @@ func (s *touchEach) Items(context.Context, *Run) ([]string, error) {
 	return []string{"a", "b", "c"}, nil
 }
 
+// touchLarge is touch on many items, with receipts of half a mebibyte.
+type touchLarge struct{ touch }
+
+func (s *touchLarge) Items(context.Context, *Run) ([]string, error) {
+	items := make([]string, 0, largeItems)
+	for i := range largeItems {
+		items = append(items, fmt.Sprintf("item-%03d", i))
+	}
+	return items, nil
+}
+
+func (s *touchLarge) Do(ctx context.Context, run *Run, prior Receipt) (Receipt, error) {
+	if _, err := s.touch.Do(ctx, run, prior); err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]string{"large": strings.Repeat("x", 512<<10)})
+}
+
+const largeItems = 150
+
 func (w *world) definitions() []Definition {
 	all := []plans.Purpose{plans.Capture, plans.Recover, plans.Drill, plans.Migrate}
 	return []Definition{
 		{ID: "touch", Summary: "touch a file", Purposes: all, New: func() Step { return &touch{world: w} }},
 		{ID: "touch-each", Summary: "touch three files", Purposes: all, New: func() Step { return &touchEach{touch{world: w}} }},
+		{ID: "touch-large", Summary: "touch many files, and leave large receipts", Purposes: all, New: func() Step { return &touchLarge{touch{world: w}} }},
 		{ID: "fail", Summary: "fail for good", Purposes: all, New: func() Step { return &fail{touch{world: w}} }},
 		{ID: "ask", Summary: "ask somebody", Purposes: all, Waits: true, New: func() Step { return &ask{touch{world: w}} }},
 		{ID: "touch-layer", Summary: "touch a file of a layer", Purposes: all, Layer: "files", New: func() Step { return &touch{world: w} }},

@@ -135,6 +135,9 @@ func (j *Journal) commit(batch []*appending) error {
 	}
 	operations = append(lastOfEachKey(operations), clientv3.OpPut(runKey(j.id, "sequence"), strconv.FormatInt(next, 10)))
 	for attempt := 1; ; attempt++ {
+		if broken := j.store.broken(); broken != nil {
+			return broken
+		}
 		crashpoint.Here("journal.before-append")
 		succeeded, err := j.try(operations)
 		if err == nil && !succeeded && attempt > 1 {
@@ -149,8 +152,8 @@ func (j *Journal) commit(batch []*appending) error {
 			j.lose()
 			return fault.Newf("append to journal", fault.Denied, j.id, "the run belongs to another process now; this one has stopped")
 		}
-		if !passes(err) || j.store.broken() != nil {
-			return errors.Join(j.store.broken(), j.store.fail("append to journal", j.id, err))
+		if !passes(err) {
+			return j.store.fail("append to journal", j.id, err)
 		}
 		if err := j.pause(attempt); err != nil {
 			return err
@@ -174,7 +177,7 @@ func lastOfEachKey(operations []clientv3.Op) []clientv3.Op {
 }
 
 func (j *Journal) try(operations []clientv3.Op) (bool, error) {
-	ctx, cancel := context.WithTimeout(j.living, tryLimit)
+	ctx, cancel := j.store.patience(j.living)
 	defer cancel()
 	done, err := j.store.client.Txn(ctx).If(
 		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),
@@ -187,7 +190,7 @@ func (j *Journal) try(operations []clientv3.Op) (bool, error) {
 }
 
 func (j *Journal) cameThrough(next int64) (bool, error) {
-	ctx, cancel := context.WithTimeout(j.living, tryLimit)
+	ctx, cancel := j.store.patience(j.living)
 	defer cancel()
 	done, err := j.store.client.Txn(ctx).If(
 		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),

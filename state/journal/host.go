@@ -26,6 +26,8 @@ import (
 type host struct {
 	directory string
 	socket    string
+	gone      context.Context // ends when the server gives up
+	giveUp    context.CancelFunc
 	dir       *os.File // keeps socket's path short: see socketPath
 
 	mu     sync.Mutex
@@ -46,6 +48,7 @@ func openHost(ctx context.Context, config Config) (*host, error) {
 		return nil, fileFault("open journal", config.Directory, err)
 	}
 	h := &host{directory: config.Directory, done: make(chan struct{})}
+	h.gone, h.giveUp = context.WithCancel(context.Background())
 	if err := h.socketPath(); err != nil {
 		return nil, err
 	}
@@ -111,18 +114,39 @@ func (h *host) startEtcd() (*embed.Etcd, error) {
 	config.AutoCompactionRetention = "10000"
 	// One member elects itself: it needs no long time-outs.
 	config.TickMs, config.ElectionMs = 20, 200
-	etcd, err := embed.StartEtcd(config)
-	if err != nil {
-		return nil, fileFault("start journal", h.directory, err)
+	return h.awaitEtcd(config)
+}
+
+// awaitEtcd starts the server in a goroutine of its own: when it gives up while it starts, that
+// goroutine ends, and not its caller's.
+func (h *host) awaitEtcd(config *embed.Config) (*embed.Etcd, error) {
+	type started struct {
+		etcd *embed.Etcd
+		err  error
 	}
+	result := make(chan started, 1)
+	go func() {
+		etcd, err := embed.StartEtcd(config)
+		if err == nil {
+			select {
+			case <-etcd.Server.ReadyNotify():
+			case err = <-etcd.Err():
+				etcd.Close()
+			}
+		}
+		result <- started{etcd, err}
+	}()
+	limit := time.NewTimer(startLimit)
+	defer limit.Stop()
 	select {
-	case <-etcd.Server.ReadyNotify():
-		return etcd, nil
-	case err := <-etcd.Err():
-		etcd.Close()
-		return nil, fileFault("start journal", h.directory, err)
-	case <-time.After(startLimit):
-		etcd.Close()
+	case s := <-result:
+		if s.err != nil {
+			return nil, fileFault("start journal", h.directory, s.err)
+		}
+		return s.etcd, nil
+	case <-h.gone.Done():
+		return nil, h.failure()
+	case <-limit.C:
 		return nil, fault.Newf("start journal", fault.Transient, h.directory, "the embedded etcd is not ready after %s", startLimit)
 	}
 }
@@ -142,6 +166,7 @@ func (l lastWords) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) 
 	l.host.mu.Lock()
 	if l.host.failed == nil {
 		l.host.failed = fileFault("keep journal", l.host.directory, cause)
+		l.host.giveUp()
 	}
 	l.host.mu.Unlock()
 	runtime.Goexit()

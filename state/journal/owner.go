@@ -167,6 +167,11 @@ func (j *Journal) Events(ctx context.Context) ([]Event, error) { return j.store.
 func (j *Journal) Release(ctx context.Context) error {
 	j.cancel()
 	j.done.Wait()
+	if broken := j.store.broken(); broken != nil {
+		return broken
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
 	if _, err := j.store.client.Revoke(ctx, j.lease); err != nil {
 		return j.store.fail("release run", j.id, fmt.Errorf("its lease ends by itself in %d seconds: %w", leaseSeconds, err))
 	}

@@ -370,6 +370,16 @@ func (s *Store) broken() error {
 	return s.host.failure()
 }
 
+// patience bounds one request, and ends it when the embedded server gives up.
+func (s *Store) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	if s.host == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(s.host.gone, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 func (s *Store) fail(op, id string, err error) error {
 	if err == nil {
 		return nil

@@ -62,6 +62,24 @@ func Need(t testing.TB, config Config) *Server {
 	return server
 }
 
+// NeedBinaries is the folder that holds etcd and the Kubernetes servers. Where there is none the test is
+// skipped, or fails when CI is set.
+func NeedBinaries(t testing.TB) string {
+	t.Helper()
+	ci := os.Getenv("CI") == "true"
+	if os.Getenv("MUSTER_LAB") == "off" && !ci {
+		t.Skip("left out: MUSTER_LAB is off")
+	}
+	bin, err := binaries()
+	if errors.Is(err, errNoBinaries) && !ci {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
 // binaries finds the folder that holds etcd and the Kubernetes servers.
 func binaries() (string, error) {
 	if dir := os.Getenv("MUSTER_KUBERNETES_BIN"); dir != "" {
