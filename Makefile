@@ -35,8 +35,9 @@ test: build lab ## everything, on the lab: needs root and Debian 12
 	$(GO) vet ./...
 	$(GO) test -p 1 -timeout 40m ./...
 
-crash: ## kill the runner at every point at which it can die, and let another go on
+crash: lab ## kill the runner at every point at which it can die, and let another go on; random plans
 	$(GO) test -count 1 -run '^TestCrash$$' -v ./orchestrator
+	MUSTER_RANDOM_STEPS=100000 $(GO) test -count 1 -timeout 60m -run '^TestRandom$$' -v ./orchestrator
 
 demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove it
 	@mkdir -p build

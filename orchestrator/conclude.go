@@ -8,8 +8,18 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// conclude records how the run ended and returns the error that its caller is told.
+// conclude records how the run ended and returns the error that its caller is told. When the journal
+// can't be written that is what counts, whatever else went wrong: nothing is recorded any more.
 func (x *execution) conclude(ctx context.Context, err error) error {
+	err = x.recordEnd(ctx, err)
+	var broken *journalError
+	if errors.As(err, &broken) {
+		return broken
+	}
+	return err
+}
+
+func (x *execution) recordEnd(ctx context.Context, err error) error {
 	var broken *journalError
 	var asked *stopped
 	var pause *paused

@@ -138,12 +138,15 @@ func (s *touch) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
 		return nil, err
 	} else if err := f.Close(); err != nil {
 		return nil, err
+	} else {
+		s.world.called("made " + taskOf(run))
 	}
 	run.Progress.Add(0, 1)
 	return Receipt(fmt.Sprintf(`{"effect":%q}`, filepath.Base(s.effect(run)))), nil
 }
 
 func (s *touch) Verify(_ context.Context, run *Run, _ Receipt) error {
+	s.world.called("verify " + taskOf(run))
 	if _, err := os.Stat(s.effect(run)); err != nil {
 		return fault.New("verify", fault.Corrupt, taskOf(run), err)
 	}

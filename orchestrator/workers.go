@@ -68,7 +68,7 @@ func (w *workers) command(command journal.Command) {
 	err := w.obey(w.ctx, command)
 	var broken *journalError
 	if errors.As(err, &broken) {
-		w.stop(err)
+		w.stop(broken)
 	}
 	if err != nil {
 		return // the refusal is journaled

@@ -137,7 +137,7 @@ func (c *Cluster) launch(i int, state string) error {
 		"--initial-cluster", c.initial(), "--initial-cluster-state", state, "--initial-cluster-token", filepath.Base(c.dir),
 		"--client-cert-auth", "--trusted-ca-file", c.CAFile, "--cert-file", c.CertFile, "--key-file", c.KeyFile,
 		"--peer-client-cert-auth", "--peer-trusted-ca-file", c.CAFile, "--peer-cert-file", c.CertFile, "--peer-key-file", c.KeyFile,
-		"--log-level", "warn")
+		"--log-level", "warn", "--unsafe-no-fsync") // members are killed, the machine is not
 	m.process.Stdout, m.process.Stderr = log, log
 	m.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return m.process.Start()
