@@ -206,14 +206,18 @@ func (s Summary) plus(other Summary) Summary {
 
 // facts are what expressions of the plan can speak of.
 func (x *execution) facts() plans.Facts {
-	facts := plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.Point, Now: x.Now(), Receipts: map[string]any{}}
+	return plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.Point, Now: x.Now(), Receipts: x.decodedReceipts}
+}
+
+func (x *execution) decodedReceipts() map[string]any {
+	receipts := map[string]any{}
 	for _, step := range x.ledger.steps {
 		var content any
 		if receipt := x.ledger.receipt(step.spec.ID, ""); receipt != nil && json.Unmarshal(receipt, &content) == nil {
-			facts.Receipts[step.spec.ID] = content
+			receipts[step.spec.ID] = content
 		}
 	}
-	return facts
+	return receipts
 }
 
 // Runs lists all runs, newest first, with the state each has now.

@@ -1,34 +1,18 @@
 package orchestrator
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/crashpoint"
 )
 
-// The defaults of plans.Retry.
-const (
-	defaultAttempts = 3
-	defaultBackoff  = time.Second
-)
-
 // runTask brings one task to its end: verified, failed for good, or interrupted with ctx.
 func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error {
-	attempts, backoff := spec.Retry.Attempts, time.Duration(spec.Retry.Backoff)
-	if attempts == 0 {
-		attempts = defaultAttempts
-	}
-	if backoff == 0 {
-		backoff = defaultBackoff
-	}
+	attempts := spec.Retry.WithDefaults().Attempts
 	for try := 1; ; try++ {
 		err := x.attempt(ctx, spec, t)
 		if err == nil {
@@ -44,10 +28,9 @@ func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error
 		if !fault.KindOf(err).Retryable() || try >= attempts {
 			return errors.Join(x.move(ctx, StepFailed, t, failure(err)), err)
 		}
-		if err := x.waitForRetry(ctx, t, err, backoff); err != nil {
+		if err := x.waitForRetry(ctx, t, err, spec.Retry.Wait(try)); err != nil {
 			return err
 		}
-		backoff *= 2
 	}
 }
 
@@ -87,6 +70,11 @@ func (x *execution) attempt(ctx context.Context, spec plans.Step, t *task) error
 	}
 	progress := x.progressOf(t)
 	run := x.view(spec, t.item, progress)
+	if x.plan.ReadsReceipts(spec) { // the check before the run could not be made
+		if err := step.Check(ctx, run); err != nil {
+			return causeOf(ctx, err)
+		}
+	}
 	crashpoint.Here("step.before-do")
 	receipt, err := step.Do(ctx, run, prior)
 	if err != nil {
@@ -114,9 +102,9 @@ func causeOf(ctx context.Context, err error) error {
 	return err
 }
 
-// newStep makes the step's value and fills it from the plan's `with`.
-func (r *Runner) newStep(spec plans.Step, item string) (Step, error) {
-	definition, ok := r.definitions[spec.Uses]
+// newStep makes the step's value and fills it from the plan's `with`, its expressions evaluated.
+func (x *execution) newStep(spec plans.Step, item string) (Step, error) {
+	definition, ok := x.definitions[spec.Uses]
 	if !ok {
 		return nil, fault.Newf("run step", fault.Unsupported, spec.ID,
 			"this muster knows no step %q; use the version that started the run", spec.Uses)
@@ -125,14 +113,12 @@ func (r *Runner) newStep(spec plans.Step, item string) (Step, error) {
 	if len(spec.With) == 0 {
 		return step, nil
 	}
-	raw, err := yaml.Marshal(plans.Expand(spec.With, item))
-	if err != nil {
-		return nil, fault.New("run step", fault.Internal, spec.ID, err)
+	settings, err := x.plan.Expand(spec, item, x.facts())
+	if err == nil {
+		err = plans.Decode(settings, step)
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(raw))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(step); err != nil {
-		return nil, fault.New("run step", fault.Invalid, spec.ID, fmt.Errorf("with: %w", err))
+	if err != nil {
+		return nil, fault.New("run step", fault.Invalid, spec.ID, err)
 	}
 	return step, nil
 }

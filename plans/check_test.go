@@ -78,8 +78,8 @@ func TestCheckOfPlanWithoutSource(t *testing.T) {
 	}}
 	_, err := CheckSteps(set, "made", vocabulary())
 	want := `check plan made: 2 problems
-  unknown field "exlude"; did you mean "exclude"?
-  when: the expression gives int, want bool`
+  when: the expression gives int, want bool
+  unknown field "exlude"; did you mean "exclude"?`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -125,11 +125,11 @@ func TestShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/show/full.txt", text.Bytes())
-	fits(t, text.String())
+	fitsPage(t, text.String())
 }
 
-// fits wants at most 80 columns and no blanks at the ends of lines.
-func fits(t *testing.T, text string) {
+// fitsPage wants at most 80 columns and no blanks at the ends of lines.
+func fitsPage(t *testing.T, text string) {
 	t.Helper()
 	for _, line := range strings.Split(text, "\n") {
 		if utf8.RuneCountInString(line) > 80 {

@@ -62,7 +62,8 @@ func TestThawRefuses(t *testing.T) {
 		text string
 	}{
 		``:                                {fault.Corrupt, "unexpected end"},
-		`{"version":2,"plan":{},"new":1}`: {fault.Unsupported, "format 2"},
+		`{"version":3,"plan":{},"new":1}`: {fault.Unsupported, "format 3"},
+		`{"version":2,"plan":{},"new":1}`: {fault.Corrupt, "unknown field"},
 		`{"version":1,"plan":{},"new":1}`: {fault.Corrupt, "unknown field"},
 		`{"version":1}`:                   {fault.Corrupt, "no plan"},
 		`{"plan":{}}`:                     {fault.Corrupt, "no plan"},
