@@ -113,7 +113,7 @@ func (x *execution) newStep(spec plans.Step, item string) (Step, error) {
 	if len(spec.With) == 0 {
 		return step, nil
 	}
-	settings, err := x.plan.Expand(spec, item, x.facts())
+	settings, err := x.plan.Expand(spec, item, x.factsOf(spec.ID, item))
 	if err == nil {
 		err = plans.Decode(settings, step)
 	}
@@ -121,6 +121,20 @@ func (x *execution) newStep(spec plans.Step, item string) (Step, error) {
 		return nil, fault.New("run step", fault.Invalid, spec.ID, err)
 	}
 	return step, nil
+}
+
+// factsOf are the facts for one task. Its clock stands at its first intent, which the journal holds,
+// so that another attempt, another process and an undo find what the first one made.
+func (x *execution) factsOf(step, item string) plans.Facts {
+	facts := x.facts()
+	if t := x.ledger.find(step, item); t != nil {
+		x.ledger.mu.Lock()
+		defer x.ledger.mu.Unlock()
+		if !t.intended.IsZero() {
+			facts.Now = t.intended
+		}
+	}
+	return facts
 }
 
 func (x *execution) progressOf(t *task) *taskProgress {

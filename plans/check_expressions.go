@@ -3,6 +3,7 @@ package plans
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/google/cel-go/cel"
@@ -39,6 +40,9 @@ func (c *checker) forEach(step Step, at place) {
 		if problem == "" && len(items) == 0 {
 			problem = "the list is empty; leave the step out instead"
 		}
+		if problem == "" && slices.ContainsFunc(items, mentions) {
+			problem = `${ has no meaning in the list; write an expression that gives all of it: [params.zone, "b"]`
+		}
 		if problem != "" {
 			c.problem(at("forEach"), "forEach: %s", problem)
 		}
@@ -52,6 +56,10 @@ func (c *checker) field(step Step, path []any, text string, want *cel.Type) {
 			return Position{}
 		}
 		return c.source.inside(c.source.node(path...), offset)
+	}
+	if strings.HasPrefix(strings.TrimSpace(text), opening) {
+		c.problem(path, "%v: the whole field is an expression; leave out ${ and }", path[len(path)-1])
+		return
 	}
 	compiled, problems := c.env.compileTo(text, want)
 	for _, problem := range problems {

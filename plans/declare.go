@@ -104,3 +104,11 @@ func (c *checker) parameters() {
 
 // declared is where a parameter of the plan stands.
 func (c *checker) declared(name string) Position { return c.source.key("spec", "parameters", name) }
+
+// declaredAt ends a message with that place, after the given words; a plan that was not read has none.
+func (c *checker) declaredAt(words, name string) string {
+	if where := c.declared(name).String(); where != "" {
+		return words + where
+	}
+	return ""
+}

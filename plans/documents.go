@@ -212,8 +212,9 @@ type Step struct {
 	OnFailure OnFailure `yaml:"onFailure,omitempty" json:"onFailure,omitempty"`
 	// Optional says that the run does not depend on this step. When it has failed for good, that is
 	// reported, its other items still run, steps that need it go on without its receipt, and the run
-	// counts as complete all the same. It goes with no onFailure but continue, which differs: there,
-	// steps that need the failed one are blocked, and the run has failed in the end.
+	// counts as complete all the same. Expressions ask has(receipts.<id>) whether the receipt is there.
+	// It goes with no onFailure but continue, which differs: there, steps that need the failed one are
+	// blocked, and the run has failed in the end.
 	Optional bool `yaml:"optional,omitempty" json:"optional,omitempty"`
 	// Locks names what this step must have for itself, among all runs that share the state: from
 	// before its first task starts until its last one has ended. The runner adds locks of its own for

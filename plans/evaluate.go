@@ -19,9 +19,9 @@ import (
 func (c *Checked) Wanted(step Step, facts Facts) (bool, error) {
 	const op = "evaluate when"
 	e := c.evaluation(facts)
-	own, _ := splitID(step.ID)
+	own := scopeOf(step.ID)
 	for _, id := range scopes(own)[1:] {
-		outer, _ := splitID(id)
+		outer := scopeOf(id)
 		if wanted, err := e.condition(outer, c.Scopes[id].When); err != nil || !wanted {
 			return false, invalid(op, step.ID, err)
 		}
@@ -50,7 +50,7 @@ func (c *Checked) Items(step Step, facts Facts) ([]string, error) {
 		}
 		return items, nil
 	}
-	scope, _ := splitID(step.ID)
+	scope := scopeOf(step.ID)
 	value, err := c.evaluation(facts).evaluate(scope, text)
 	if err != nil {
 		return nil, invalid(op, step.ID, err)
@@ -74,7 +74,7 @@ func (c *Checked) Expand(step Step, item string, facts Facts) (map[string]any, e
 	if step.With == nil {
 		return nil, nil
 	}
-	scope, _ := splitID(step.ID)
+	scope := scopeOf(step.ID)
 	e := c.evaluation(facts)
 	e.item = item
 	value, err := e.expand(scope, "", step.With)
@@ -259,7 +259,7 @@ func (p *scopeParameters) get(name string) (any, error) {
 	if value, known := e.values[joinID(p.scope, name)]; known {
 		return value, nil
 	}
-	outer, _ := splitID(p.scope)
+	outer := scopeOf(p.scope)
 	expanded, err := e.expand(outer, name, raw)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func (c *checker) values(settings []Setting, whole bool) map[string]any {
 func (c *checker) known(name string) string {
 	declared := names(c.plan.Spec.Parameters)
 	if near := nearest(name, declared); near != "" {
-		return fmt.Sprintf("; did you mean %q, declared at %s?", near, c.declared(near))
+		return fmt.Sprintf("; did you mean %q%s?", near, c.declaredAt(", declared at ", near))
 	}
 	if len(declared) == 0 {
 		return ": it declares none"

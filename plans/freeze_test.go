@@ -24,7 +24,7 @@ func frozenFull(t *testing.T) (*Checked, []byte, string) {
 }
 
 func TestThawGivesWhatWasFrozen(t *testing.T) {
-	checked, content, digest := frozenFull(t)
+	checked, _, _ := frozenFull(t)
 	checked.Plan.Spec.Steps[3].With["big"] = int64(9007199254740993)
 	checked.Plan.Spec.Steps[3].With["share"] = 0.25
 	content, digest, err := Freeze(checked)

@@ -226,7 +226,7 @@ func (c *checker) includeParameters(step Step, at place, with *yaml.Node) {
 	}
 	for _, wanted := range names(declared) {
 		if _, given := made.parameters[wanted]; !given && declared[wanted].Required() {
-			c.problem(at("with"), "plan %s needs the parameter %q, declared at %s", name, wanted, made.target.declared(wanted))
+			c.problem(at("with"), "plan %s needs the parameter %q%s", name, wanted, made.target.declaredAt(", declared at ", wanted))
 		}
 	}
 }
@@ -235,7 +235,7 @@ func (c *checker) handedOver(step Step, at place, with *yaml.Node, name string, 
 	raw := made.parameters[name]
 	if !dynamicValue(raw) {
 		if _, err := parameter.Value(literalValue(raw)); err != nil {
-			c.problem(at("with", "parameters", name), "%s: %v; it is declared at %s", name, err, made.target.declared(name))
+			c.problem(at("with", "parameters", name), "%s: %v%s", name, err, made.target.declaredAt("; it is declared at ", name))
 		}
 		return
 	}

@@ -9,7 +9,7 @@ import (
 // or through the parameters of an included plan. They can't be evaluated before the steps that it
 // needs have ended, and neither can the step be checked.
 func (c *Checked) ReadsReceipts(step Step) bool {
-	scope, _ := splitID(step.ID)
+	scope := scopeOf(step.ID)
 	if text, isExpression := step.ForEach.(string); isExpression && c.readsReceipts(scope, text) {
 		return true
 	}
@@ -24,7 +24,7 @@ func (c *Checked) readsReceipts(scope, text string) bool {
 	if len(compiled.reads("receipts")) > 0 {
 		return true
 	}
-	outer, _ := splitID(scope)
+	outer := scopeOf(scope)
 	return scope != "" && slices.ContainsFunc(compiled.reads("params"), func(use reading) bool {
 		raw, isExpression := c.Scopes[scope].Expressions[use.name]
 		return isExpression && c.anyReadsReceipts(outer, raw)

@@ -18,16 +18,12 @@ type Scope struct {
 	When string `json:"when,omitempty"`
 }
 
-// splitID cuts the ID of an expanded step into its scope's and its own: "dns.zone" and "switch".
-func splitID(id string) (scope, own string) {
-	at := strings.LastIndexByte(id, '.')
-	if at < 0 {
-		return "", id
-	}
-	return id[:at], id[at+1:]
+// scopeOf is the scope of an expanded step, or the one around a scope: all before the last dot.
+func scopeOf(id string) string {
+	return id[:max(0, strings.LastIndexByte(id, '.'))]
 }
 
-// joinID is splitID backwards.
+// joinID is the ID of a step in a scope.
 func joinID(scope, own string) string {
 	if scope == "" {
 		return own

@@ -148,7 +148,7 @@ func (p *page) step(number int, step Step, checked *Checked, vocabulary Vocabula
 // then its own.
 func (c *Checked) conditions(step Step) []string {
 	var found []string
-	own, _ := splitID(step.ID)
+	own := scopeOf(step.ID)
 	for _, id := range scopes(own) {
 		if when := c.Scopes[id].When; when != "" {
 			found = append(found, when)
