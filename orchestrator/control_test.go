@@ -266,3 +266,59 @@ func TestTwoRunsOnOneLayer(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+func TestOptionalSteps(t *testing.T) {
+	r, w := newRunner(t)
+	w.trouble["extra"] = []error{invalid()}
+	report, err := r.Start(t.Context(), request(t, w, "id: extra, uses: touch, optional: true", "id: after, uses: touch, needs: [extra]"))
+	if err != nil || !report.Complete() || stateOf(report, "extra") != TaskFailed || stateOf(report, "after") != TaskVerified {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if len(report.Findings) != 1 || report.Findings[0].Severity != Changed || !strings.Contains(report.Findings[0].Text, "optional") {
+		t.Errorf("the report does not tell of it: %+v", report.Findings)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	r, w := newRunner(t)
+	w.hook["slow"] = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	wanted := request(t, w, "id: slow, uses: touch")
+	wanted.Plan.Plan.Spec.Deadline = plans.Duration(50 * time.Millisecond)
+	report, err := r.Start(t.Context(), wanted)
+	if !fault.Is(err, fault.Transient) || !strings.Contains(err.Error(), "deadline of 50ms") || report.State != RunStateFailed {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+func TestNamedLocksAndWaiting(t *testing.T) {
+	r, w := newRunner(t)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	w.hook["slow"] = func(context.Context) error { close(began); <-goOn; return nil }
+	wanted := func(id string, onLocked plans.OnLocked) Request {
+		request := request(t, w, "id: slow, uses: touch, locks: [dns]")
+		request.ID, request.Plan.Plan.Spec.OnLocked = id, onLocked
+		return request
+	}
+	ended := make(chan error, 2)
+	start := func(request Request) {
+		_, err := r.Start(context.WithoutCancel(t.Context()), request)
+		ended <- err
+	}
+	first, waits, refused := wanted("run-1", ""), wanted("run-2", plans.OnLockedWait), wanted("run-3", plans.OnLockedRefuse)
+	go start(first)
+	<-began
+	w.hook["slow"] = nil
+	if _, err := r.Start(t.Context(), refused); !fault.Is(err, fault.Busy) || !strings.Contains(err.Error(), "lock/dns") {
+		t.Errorf("refused: %v", err)
+	}
+	go start(waits)
+	close(goOn)
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if len(w.effects(t)) != 2 {
+		t.Errorf("the world holds %v", w.effects(t))
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -213,6 +214,9 @@ func (x *execution) loop(ctx context.Context) error {
 			w.stop(err)
 		case command := <-x.journal.Commands():
 			w.command(command)
+		case <-w.deadline:
+			w.stop(fault.Newf("run plan", fault.Transient, x.id, "not done after its deadline of %s; go on with: muster runs resume %s", time.Duration(x.plan.Plan.Spec.Deadline), x.id))
+			w.deadline = nil
 		case <-x.journal.Lost():
 			w.stop(fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here"))
 			w.drain()
@@ -241,10 +245,10 @@ func (x *execution) needsMet(step *stepState) bool {
 	return true
 }
 
-// ended reports whether a step came to a good end: verified, or left out by its condition or by an
-// operator.
+// ended reports whether a step came to an end that others can go on from: verified, left out by its
+// condition or by an operator, or failed where the plan calls it optional.
 func (x *execution) ended(step *stepState) bool {
-	if step.whole.state() == TaskSkipped {
+	if step.whole.state() == TaskSkipped || step.spec.Optional && step.failed() {
 		return true
 	}
 	x.ledger.mu.Lock()

@@ -256,6 +256,13 @@ func (l *ledger) decision(step string) (*journal.Command, <-chan struct{}) {
 	return nil, l.changed
 }
 
+// began is when the run was started first.
+func (l *ledger) began() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.started
+}
+
 // stop returns the pause or cancel that was asked for.
 func (l *ledger) stop() *journal.Command {
 	l.mu.Lock()
@@ -338,6 +345,20 @@ func (s *stepState) all() []*task {
 		return []*task{s.whole}
 	}
 	return append([]*task{s.whole}, s.items...)
+}
+
+// failed reports that nothing of the step is at work or to be tried again, and something has failed.
+func (s *stepState) failed() bool {
+	found := false
+	for _, t := range s.all() {
+		switch t.state() {
+		case TaskFailed:
+			found = true
+		case TaskRunning, TaskReceived, TaskWaiting:
+			return false
+		}
+	}
+	return found
 }
 
 func decode(event journal.Event, into any) error {

@@ -2,12 +2,15 @@ package orchestrator
 
 import (
 	"context"
+
+	"github.com/musterdr/muster/plans"
 )
 
 // lock takes the resources that the run works on, before its first side effect: each layer of its
-// cluster that a step is for, and each machine that it fills.
+// cluster that a step is for, each machine that it fills, and what the plan names.
 func (x *execution) lock(ctx context.Context) error {
-	return x.journal.Lock(ctx, x.resources(), false, func(name, run string) {
+	wait := x.plan.Plan.Spec.OnLocked == plans.OnLockedWait
+	return x.journal.Lock(ctx, x.resources(), wait, func(name, run string) {
 		x.Log.Warn("waiting for another run", "run", x.id, "resource", name, "holder", run)
 	})
 }
@@ -15,6 +18,9 @@ func (x *execution) lock(ctx context.Context) error {
 func (x *execution) resources() []string {
 	var names []string
 	for _, step := range x.ledger.steps {
+		for _, name := range step.spec.Locks {
+			names = append(names, "lock/"+name)
+		}
 		layer := x.definitions[step.spec.Uses].Layer
 		if layer == "" {
 			continue

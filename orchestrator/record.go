@@ -91,7 +91,7 @@ func (x *execution) preflight(ctx context.Context) error {
 
 func (x *execution) checkStep(ctx context.Context, step *stepState) error {
 	items := []string{""}
-	if plans.ReadsReceipts(step.spec.ForEach) {
+	if x.plan.ReadsReceipts(step.spec) {
 		return nil // nothing is known before the steps it reads from have run
 	}
 	if step.fans {
@@ -117,16 +117,13 @@ func (x *execution) checkStep(ctx context.Context, step *stepState) error {
 
 // wanted evaluates the step's condition.
 func (x *execution) wanted(step *stepState) (bool, error) {
-	if step.spec.When == "" {
-		return true, nil
-	}
-	return plans.EvalWhen(step.spec.When, x.facts())
+	return x.plan.Wanted(step.spec, x.facts())
 }
 
 // itemsOf lists a step's items: the plan's own list, else the step's.
 func (x *execution) itemsOf(ctx context.Context, step *stepState) ([]string, error) {
 	if step.spec.ForEach != nil {
-		return plans.EvalItems(step.spec.ForEach, x.facts())
+		return x.plan.Items(step.spec, x.facts())
 	}
 	worker, err := x.newStep(step.spec, "")
 	if err != nil {

@@ -99,6 +99,9 @@ func (x *execution) report() *Report {
 func findingsOf(step *stepState) []Finding {
 	var out []Finding
 	for _, t := range step.all() {
+		if step.spec.Optional && t.state() == TaskFailed && t.failure != nil {
+			out = append(out, Finding{Severity: Changed, Layer: "plan", Subject: "step " + taskName(t), Text: "it failed, and is optional: " + t.failure.Error})
+		}
 		if t.skipped != nil {
 			out = append(out, Finding{Severity: Lost, Layer: "plan", Subject: "step " + taskName(t), Text: asked("skipped", t.skipped)})
 		}
@@ -227,14 +230,18 @@ func (s Summary) plus(other Summary) Summary {
 
 // facts are what expressions of the plan can speak of.
 func (x *execution) facts() plans.Facts {
-	facts := plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.Point, Now: x.Now(), Receipts: map[string]any{}}
+	return plans.Facts{Cluster: x.plan.Cluster, Machines: x.plan.Machines, Point: x.Point, Now: x.Now(), Receipts: x.decodedReceipts}
+}
+
+func (x *execution) decodedReceipts() map[string]any {
+	receipts := map[string]any{}
 	for _, step := range x.ledger.steps {
 		var content any
 		if receipt := x.ledger.receipt(step.spec.ID, ""); receipt != nil && json.Unmarshal(receipt, &content) == nil {
-			facts.Receipts[step.spec.ID] = content
+			receipts[step.spec.ID] = content
 		}
 	}
-	return facts
+	return receipts
 }
 
 // Runs lists all runs, newest first, with the state each has now.

@@ -1,31 +1,20 @@
 package orchestrator
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/crashpoint"
 )
 
-// The defaults of plans.Retry.
-const (
-	defaultAttempts = 3
-	defaultBackoff  = time.Second
-	mostBackoff     = 5 * time.Minute
-)
-
 // runTask brings one task to its end: verified, failed for good, or interrupted with ctx.
 func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error {
 	defer x.board.drop(t)
-	attempts := attemptsOf(spec)
+	attempts := spec.Retry.WithDefaults().Attempts
 	for try := 1; ; try++ {
 		err := x.attempt(ctx, spec, t)
 		if err == nil {
@@ -41,38 +30,24 @@ func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error
 		if !fault.KindOf(err).Retryable() || try >= attempts {
 			return errors.Join(x.move(ctx, StepFailed, t, failure(err)), err)
 		}
-		if err := x.waitForRetry(ctx, t, err, backoffOf(spec, try)); err != nil {
+		if err := x.waitForRetry(ctx, t, err, jittered(spec.Retry.Wait(try))); err != nil {
 			return err
 		}
 	}
 }
 
-func attemptsOf(spec plans.Step) int {
-	if spec.Retry.Attempts == 0 {
-		return defaultAttempts
-	}
-	return spec.Retry.Attempts
-}
-
-// backoffOf is the wait after the try-th failure: it doubles each time, and up to a half of it is left
-// to chance, so that tasks that failed together don't come back together.
-func backoffOf(spec plans.Step, try int) time.Duration {
-	backoff := time.Duration(spec.Retry.Backoff)
-	if backoff == 0 {
-		backoff = defaultBackoff
-	}
-	backoff = min(backoff<<min(try-1, 20), mostBackoff)
-	return backoff/2 + rand.N(backoff/2+1)
-}
+// jittered leaves up to a half of a wait to chance, so that tasks that failed together don't come back
+// together.
+func jittered(wait time.Duration) time.Duration { return wait/2 + rand.N(wait/2+1) }
 
 // retrying calls do until it succeeds, fails for good, or was tried as often as the step may be.
 func (x *execution) retrying(ctx context.Context, spec plans.Step, do func() error) error {
 	for try := 1; ; try++ {
 		err := do()
-		if err == nil || !fault.KindOf(err).Retryable() || try >= attemptsOf(spec) {
+		if err == nil || !fault.KindOf(err).Retryable() || try >= spec.Retry.WithDefaults().Attempts {
 			return err
 		}
-		timer := time.NewTimer(backoffOf(spec, try))
+		timer := time.NewTimer(jittered(spec.Retry.Wait(try)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -118,6 +93,11 @@ func (x *execution) attempt(ctx context.Context, spec plans.Step, t *task) error
 	}
 	progress := x.progressOf(t)
 	run := x.view(spec, t.item, progress)
+	if x.plan.ReadsReceipts(spec) { // the check before the run could not be made
+		if err := step.Check(ctx, run); err != nil {
+			return causeOf(ctx, err)
+		}
+	}
 	crashpoint.Here("step.before-do")
 	receipt, err := step.Do(ctx, run, prior)
 	if err != nil {
@@ -150,9 +130,9 @@ func causeOf(ctx context.Context, err error) error {
 	return err
 }
 
-// newStep makes the step's value and fills it from the plan's `with`.
-func (r *Runner) newStep(spec plans.Step, item string) (Step, error) {
-	definition, ok := r.definitions[spec.Uses]
+// newStep makes the step's value and fills it from the plan's `with`, its expressions evaluated.
+func (x *execution) newStep(spec plans.Step, item string) (Step, error) {
+	definition, ok := x.definitions[spec.Uses]
 	if !ok {
 		return nil, fault.Newf("run step", fault.Unsupported, spec.ID,
 			"this muster knows no step %q; use the version that started the run", spec.Uses)
@@ -161,16 +141,28 @@ func (r *Runner) newStep(spec plans.Step, item string) (Step, error) {
 	if len(spec.With) == 0 {
 		return step, nil
 	}
-	raw, err := yaml.Marshal(plans.Expand(spec.With, item))
-	if err != nil {
-		return nil, fault.New("run step", fault.Internal, spec.ID, err)
+	settings, err := x.plan.Expand(spec, item, x.factsOf(spec.ID, item))
+	if err == nil {
+		err = plans.Decode(settings, step)
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(raw))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(step); err != nil {
-		return nil, fault.New("run step", fault.Invalid, spec.ID, fmt.Errorf("with: %w", err))
+	if err != nil {
+		return nil, fault.New("run step", fault.Invalid, spec.ID, err)
 	}
 	return step, nil
+}
+
+// factsOf are the facts for one task. Its clock stands at its first intent, which the journal holds,
+// so that another attempt, another process and an undo find what the first one made.
+func (x *execution) factsOf(step, item string) plans.Facts {
+	facts := x.facts()
+	if t := x.ledger.find(step, item); t != nil {
+		x.ledger.mu.Lock()
+		defer x.ledger.mu.Unlock()
+		if !t.intended.IsZero() {
+			facts.Now = t.intended
+		}
+	}
+	return facts
 }
 
 func (x *execution) progressOf(t *task) *taskProgress {

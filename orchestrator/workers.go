@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/state/journal"
@@ -20,16 +21,27 @@ type workers struct {
 	begun    map[string]bool
 	active   int
 	failures map[string]error // by step
+	deadline <-chan time.Time // nil without one, and once it is over
+	timer    *time.Timer
 }
 
 func newWorkers(x *execution, ctx context.Context) *workers {
 	w := &workers{execution: x, results: make(chan stepResult), begun: map[string]bool{}, failures: map[string]error{}}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.waiting, w.wake = context.WithCancelCause(w.ctx)
+	if limit := time.Duration(x.plan.Plan.Spec.Deadline); limit > 0 {
+		w.timer = time.NewTimer(x.ledger.began().Add(limit).Sub(x.Now()))
+		w.deadline = w.timer.C
+	}
 	return w
 }
 
-func (w *workers) end() { w.cancel(nil) }
+func (w *workers) end() {
+	w.cancel(nil)
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
 
 // mayStart reports whether anything new may start: nothing failed that stops the run, and nobody asked
 // for a pause or an end.
@@ -101,14 +113,16 @@ func (w *workers) outcome() error {
 	}
 	var failures []error
 	for _, step := range w.ledger.steps {
-		failures = append(failures, w.failures[step.spec.ID])
+		if !step.spec.Optional {
+			failures = append(failures, w.failures[step.spec.ID])
+		}
 	}
 	return errors.Join(failures...)
 }
 
 func stopsRun(step *stepState, err error) bool {
 	var broken *journalError
-	return errors.As(err, &broken) || step.spec.OnFailure != plans.OnFailureContinue
+	return errors.As(err, &broken) || !step.spec.Optional && step.spec.OnFailure != plans.OnFailureContinue
 }
 
 // stopped is the cause of an end that an operator asked for.

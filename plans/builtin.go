@@ -14,6 +14,21 @@ func Builtin(name string) ([]byte, bool) {
 	return content, err == nil
 }
 
+// AddBuiltin adds a plan that comes with Muster to a set, over one of that name that is there, and
+// reports whether there is one.
+func (s *Set) AddBuiltin(name string) (bool, error) {
+	if _, known := Builtin(name); !known {
+		return false, nil
+	}
+	read, err := readBuiltin(name)
+	if err != nil {
+		return false, err
+	}
+	plan := read.Plans[name]
+	s.Plans[name], s.sources[plan] = plan, read.sources[plan]
+	return true, nil
+}
+
 // BuiltinNames lists the plans that come with Muster, sorted.
 func BuiltinNames() []string {
 	entries, err := builtin.ReadDir("builtin")

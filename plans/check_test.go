@@ -78,8 +78,30 @@ func TestCheckOfPlanWithoutSource(t *testing.T) {
 	}}
 	_, err := CheckSteps(set, "made", vocabulary())
 	want := `check plan made: 2 problems
-  unknown field "exlude"; did you mean "exclude"?
-  when: the expression gives int, want bool`
+  when: the expression gives int, want bool
+  unknown field "exlude"; did you mean "exclude"?`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestCheckOfTemplatesWithoutSource(t *testing.T) {
+	set := NewSet()
+	set.Plans["inner"] = &Plan{Metadata: Metadata{Name: "inner"}, Spec: PlanSpec{
+		Purpose: Capture, Parameters: map[string]Parameter{"n": {Type: ParameterInt}},
+		Steps: []Step{{ID: "a", Uses: "any", With: map[string]any{"text": "${ params.n }", "texts": []any{"${ params.m", "${item}"}}}},
+	}}
+	set.Plans["made"] = &Plan{Metadata: Metadata{Name: "made"}, Spec: PlanSpec{
+		Purpose: Capture,
+		Steps:   []Step{{ID: "in", Uses: IncludePlan, With: map[string]any{"plan": "inner", "parameters": map[string]any{"n": "${ point }", "nn": 1}}}},
+	}}
+	_, err := CheckSteps(set, "made", vocabulary())
+	want := `check plan made: 5 problems
+  n: the expression gives string, want a whole number
+  there is no parameter "nn" in plan inner; did you mean "n"?
+  text: the expression gives int, want text
+  texts[0]: the expression that begins here has no end: } is missing; for the text ${ itself write $${
+  texts[1]: item is not known here: it is the item's name in ` + "`with`" + ` of a step that has items; give it forEach`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -125,11 +147,11 @@ func TestShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/show/full.txt", text.Bytes())
-	fits(t, text.String())
+	fitsPage(t, text.String())
 }
 
-// fits wants at most 80 columns and no blanks at the ends of lines.
-func fits(t *testing.T, text string) {
+// fitsPage wants at most 80 columns and no blanks at the ends of lines.
+func fitsPage(t *testing.T, text string) {
 	t.Helper()
 	for _, line := range strings.Split(text, "\n") {
 		if utf8.RuneCountInString(line) > 80 {

@@ -24,6 +24,10 @@ type decoder struct {
 	problems *Problems
 	left     int // values that may still be read
 	depth    int
+	// dynamic is asked about every text that may hold expressions, and checks them against the type
+	// of the field. A text that it reports true for is not decoded: its value is known when the step
+	// runs. nil where there are no expressions.
+	dynamic func(node *yaml.Node, name string, field reflect.Type) bool
 }
 
 func newDecoder(file string, problems *Problems) *decoder {
@@ -63,10 +67,26 @@ func (d *decoder) value(node *yaml.Node, name string, out reflect.Value) {
 	case node.Kind == yaml.AliasNode:
 		d.value(node.Alias, name, out)
 	case isNull(node):
-	case out.CanAddr() && d.custom(node, name, out.Addr()):
+	case d.dynamic != nil && isTemplate(node):
+		if !d.dynamic(node, name, out.Type()) {
+			literal := *node
+			literal.Value = unescape(node.Value)
+			d.decode(&literal, name, out)
+		}
 	default:
+		d.decode(node, name, out)
+	}
+}
+
+func (d *decoder) decode(node *yaml.Node, name string, out reflect.Value) {
+	if !out.CanAddr() || !d.custom(node, name, out.Addr()) {
 		d.plain(node, name, out)
 	}
+}
+
+// isTemplate reports whether a node is a text in which ${ has a meaning.
+func isTemplate(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!str" && mentions(node.Value)
 }
 
 func isNull(node *yaml.Node) bool {
@@ -161,6 +181,10 @@ func (d *decoder) entries(node *yaml.Node, each func(key, value *yaml.Node)) {
 			continue
 		}
 		seen[key.Value] = key
+		if d.dynamic != nil && isTemplate(key) {
+			d.problem(key, "expressions are for values; a field's name can't hold one")
+			continue
+		}
 		each(key, value)
 	}
 }

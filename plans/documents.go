@@ -159,10 +159,28 @@ type PlanSpec struct {
 	Cluster    string  `yaml:"cluster,omitempty" json:"cluster,omitempty"`       // name of a Cluster document
 	Repository string  `yaml:"repository,omitempty" json:"repository,omitempty"` // name of a Repository document
 	Machines   string  `yaml:"machines,omitempty" json:"machines,omitempty"`     // name of a Machines document
+	// Parameters are what a run of this plan may be told, by name; expressions read them as
+	// params.<name>.
+	Parameters map[string]Parameter `yaml:"parameters,omitempty" json:"parameters,omitempty"`
 	// MaxParallel bounds the tasks (items of all steps) that run at once; 0 means 8.
-	MaxParallel int    `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
-	Steps       []Step `yaml:"steps" json:"steps"`
+	MaxParallel int `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
+	// Deadline bounds the whole run, from its first start on and pauses included. When it passes,
+	// tasks that run are interrupted and the run fails; its reaction is OnFailureStop. 0 means none.
+	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
+	// OnLocked says what a run does that finds a lock of one of its steps held by another run.
+	OnLocked OnLocked `yaml:"onLocked,omitempty" json:"onLocked,omitempty"`
+	Steps    []Step   `yaml:"steps" json:"steps"`
 }
+
+// OnLocked says what happens to a run whose locks another run holds.
+type OnLocked string
+
+// The reactions to a lock that is held. Refuse is the default: the run ends with fault.Busy before
+// anything is done. A run that waits does so before the step that wants the lock.
+const (
+	OnLockedRefuse OnLocked = "refuse"
+	OnLockedWait   OnLocked = "wait"
+)
 
 // OnFailure says what happens to a run when a step has failed for good.
 type OnFailure string
@@ -176,25 +194,75 @@ const (
 )
 
 // Step is one step of a plan.
+//
+// In a document, ID is lower-case words joined by '-'. The steps that an include-plan step becomes
+// have its ID, a dot and their own: "dns.switch". Nothing else has a dot in its ID.
 type Step struct {
 	ID    string   `yaml:"id" json:"id"`
 	Uses  string   `yaml:"uses" json:"uses"`
 	Needs []string `yaml:"needs,omitempty" json:"needs,omitempty"`
-	// With holds the step's own settings; their fields are checked against the step's type.
+	// With holds the step's own settings; their fields are checked against the step's type. Texts,
+	// however deep, may hold expressions: ${ params.zone }. See Checked.Expand.
 	With map[string]any `yaml:"with,omitempty" json:"with,omitempty"`
 	// ForEach fans the step out into items: a list, or a CEL expression that gives one.
-	ForEach     any       `yaml:"forEach,omitempty" json:"forEach,omitempty"`
-	MaxParallel int       `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
-	When        string    `yaml:"when,omitempty" json:"when,omitempty"`
-	Timeout     Duration  `yaml:"timeout,omitempty" json:"timeout,omitempty"`
-	Retry       Retry     `yaml:"retry,omitempty" json:"retry"`
-	OnFailure   OnFailure `yaml:"onFailure,omitempty" json:"onFailure,omitempty"`
+	ForEach     any    `yaml:"forEach,omitempty" json:"forEach,omitempty"`
+	MaxParallel int    `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
+	When        string `yaml:"when,omitempty" json:"when,omitempty"`
+	// Timeout bounds one attempt of one task; 0 means none.
+	Timeout   Duration  `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+	Retry     Retry     `yaml:"retry,omitempty" json:"retry"`
+	OnFailure OnFailure `yaml:"onFailure,omitempty" json:"onFailure,omitempty"`
+	// Optional says that the run does not depend on this step. When it has failed for good, that is
+	// reported, its other items still run, steps that need it go on without its receipt, and the run
+	// counts as complete all the same. Expressions ask has(receipts.<id>) whether the receipt is there.
+	// It goes with no onFailure but continue, which differs: there, steps that need the failed one are
+	// blocked, and the run has failed in the end.
+	Optional bool `yaml:"optional,omitempty" json:"optional,omitempty"`
+	// Locks names what this step must have for itself, among all runs that share the state: from
+	// before its first task starts until its last one has ended. The runner adds locks of its own for
+	// the layers of a cluster that steps touch; theirs have a '/' in their names, and these none.
+	Locks []string `yaml:"locks,omitempty" json:"locks,omitempty"`
 }
 
-// Retry bounds how often a step that failed with a retryable kind is tried.
+// Retry bounds how often a task that failed with a retryable kind is tried, and how long it waits in
+// between: Backoff before the second attempt, and twice as long before each further one, but never
+// longer than MaxBackoff. The runner shortens each wait at random, so that tasks which failed
+// together are not tried together.
 type Retry struct {
-	Attempts int      `yaml:"attempts,omitempty" json:"attempts,omitempty"` // in all; default 3
-	Backoff  Duration `yaml:"backoff,omitempty" json:"backoff,omitempty"`   // before the second; doubles; default 1s
+	Attempts   int      `yaml:"attempts,omitempty" json:"attempts,omitempty"`     // in all; 0 means 3
+	Backoff    Duration `yaml:"backoff,omitempty" json:"backoff,omitempty"`       // 0 means 1s
+	MaxBackoff Duration `yaml:"maxBackoff,omitempty" json:"maxBackoff,omitempty"` // 0 means 5m, or Backoff if that is longer
+}
+
+// The defaults of Retry.
+const (
+	DefaultAttempts   = 3
+	DefaultBackoff    = Duration(time.Second)
+	DefaultMaxBackoff = Duration(5 * time.Minute)
+)
+
+// WithDefaults fills in what the plan leaves open.
+func (r Retry) WithDefaults() Retry {
+	if r.Attempts == 0 {
+		r.Attempts = DefaultAttempts
+	}
+	if r.Backoff == 0 {
+		r.Backoff = DefaultBackoff
+	}
+	if r.MaxBackoff == 0 {
+		r.MaxBackoff = max(DefaultMaxBackoff, r.Backoff)
+	}
+	return r
+}
+
+// Wait is how long to wait, at most, after the given attempt (1 is the first) has failed.
+func (r Retry) Wait(attempt int) time.Duration {
+	r = r.WithDefaults()
+	wait := r.Backoff
+	for ; attempt > 1 && wait < r.MaxBackoff; attempt-- {
+		wait = min(2*wait, r.MaxBackoff) // no overflow: a checked MaxBackoff is at most a day
+	}
+	return time.Duration(min(wait, r.MaxBackoff))
 }
 
 // Duration is a time.Duration that documents write as "90s", "30m" or "36h".

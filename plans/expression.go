@@ -3,16 +3,11 @@ package plans
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"strings"
-	"time"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/operators"
-	"github.com/google/cel-go/ext"
-
-	"github.com/musterdr/muster/providers/fault"
 )
 
 // The limits of one expression: its length in characters, and what evaluating it may cost in CEL's
@@ -23,92 +18,30 @@ const (
 	maxExpressionCost = 1_000_000
 )
 
-// Facts are what expressions can speak of, as variables in CEL:
-//
-//	cluster   {name, labels, machines}; empty when the plan has none
-//	machines  the target machines: a list of {name, address, role, replaces}
-//	receipts  a map from step ID to that step's receipt, for steps that ended before
-//	now       a timestamp
-//	point     the recovery point's ID, empty in a capture
-//
-// cluster.machines has the form of machines. Steps that fan out have a receipt for each item, which
-// expressions do not see.
-type Facts struct {
-	Cluster  *Cluster
-	Machines *Machines
-	Receipts map[string]any // decoded JSON
-	Now      time.Time
-	Point    string
-}
-
-// ClusterFacts is the type of the variable cluster. It is exported for CEL, which makes types from
-// exported ones alone.
-type ClusterFacts struct {
-	Name     string            `cel:"name"`
-	Labels   map[string]string `cel:"labels"`
-	Machines []MachineFacts    `cel:"machines"`
-}
-
-// MachineFacts is what expressions see of a machine.
-type MachineFacts struct {
-	Name     string `cel:"name"`
-	Address  string `cel:"address"`
-	Role     string `cel:"role"`
-	Replaces string `cel:"replaces"`
-}
-
-func (f Facts) variables() map[string]any {
-	cluster := ClusterFacts{Labels: map[string]string{}, Machines: []MachineFacts{}}
-	if f.Cluster != nil {
-		cluster.Name = f.Cluster.Metadata.Name
-		cluster.Machines = machineFacts(f.Cluster.Spec.Machines)
-		if f.Cluster.Metadata.Labels != nil {
-			cluster.Labels = f.Cluster.Metadata.Labels
-		}
-	}
-	targets := []MachineFacts{}
-	if f.Machines != nil {
-		targets = machineFacts(f.Machines.Spec.Machines)
-	}
-	receipts := f.Receipts
-	if receipts == nil {
-		receipts = map[string]any{}
-	}
-	return map[string]any{"cluster": cluster, "machines": targets, "receipts": receipts, "now": f.Now, "point": f.Point}
-}
-
-func machineFacts(machines []Machine) []MachineFacts {
-	facts := make([]MachineFacts, 0, len(machines))
-	for _, m := range machines {
-		facts = append(facts, MachineFacts{Name: m.Name, Address: m.Address, Role: string(m.Role), Replaces: m.Replaces})
-	}
-	return facts
-}
-
-// environment compiles the expressions of plans.
-type environment struct{ env *cel.Env }
-
-func newEnvironment() (*environment, error) {
-	env, err := cel.NewEnv(
-		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth),
-		ext.NativeTypes(ext.ParseStructTags(true), reflect.TypeFor[ClusterFacts](), reflect.TypeFor[MachineFacts]()),
-		ext.Strings(),
-		cel.Variable("cluster", cel.ObjectType("plans.ClusterFacts")),
-		cel.Variable("machines", cel.ListType(cel.ObjectType("plans.MachineFacts"))),
-		cel.Variable("receipts", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("now", cel.TimestampType),
-		cel.Variable("point", cel.StringType),
-	)
-	if err != nil {
-		return nil, fault.New("prepare expressions", fault.Internal, "", err)
-	}
-	return &environment{env}, nil
-}
-
 // expressionProblem is one error of a compilation; line counts from 1 and column from 0.
 type expressionProblem struct {
 	line, column int
 	text         string
+}
+
+// offset is the place in bytes.
+func (p expressionProblem) offset(text string) int {
+	at := 0
+	for line := 1; line < p.line; line++ {
+		next := strings.IndexByte(text[at:], '\n')
+		if next < 0 {
+			return len(text)
+		}
+		at += next + 1
+	}
+	characters := 0
+	for i := range text[at:] {
+		if characters == p.column {
+			return at + i
+		}
+		characters++
+	}
+	return len(text)
 }
 
 // expression is a compiled one.
@@ -117,38 +50,73 @@ type expression struct {
 	env *environment
 }
 
-// compile also checks that the result has the wanted type; CEL's dyn passes until it is evaluated.
-func (e *environment) compile(text string, want *cel.Type) (*expression, []expressionProblem) {
-	compiled, issues := e.env.Compile(text)
+// compile checks an expression as far as its types are known.
+func (e *environment) compile(text string) (*expression, []expressionProblem) {
+	parsed, issues := e.env.Parse(text)
 	if issues.Err() != nil {
-		var problems []expressionProblem
-		for _, issue := range issues.Errors() {
-			problems = append(problems, expressionProblem{issue.Location.Line(), issue.Location.Column(), readable(issue.Message)})
-		}
+		return nil, e.readable(nil, issues)
+	}
+	checked, issues := e.env.Check(parsed)
+	if issues.Err() != nil {
+		return nil, e.readable(parsed, issues)
+	}
+	return &expression{checked, e}, nil
+}
+
+// compileTo also checks that the result has the wanted type; CEL's dyn passes until it is evaluated.
+func (e *environment) compileTo(text string, want *cel.Type) (*expression, []expressionProblem) {
+	compiled, problems := e.compile(text)
+	if len(problems) > 0 {
 		return nil, problems
 	}
-	if found := compiled.OutputType(); !want.IsAssignableType(found) && !found.IsAssignableType(want) {
+	if found := compiled.result(); !want.IsAssignableType(found) && !found.IsAssignableType(want) {
 		text := fmt.Sprintf("the expression gives %s, want %s", found, want)
 		return nil, []expressionProblem{{1, 0, text}}
 	}
-	return &expression{compiled, e}, nil
+	return compiled, nil
 }
 
-// readable keeps CEL's message without the name of its empty container and without its parser's
-// long lists of tokens.
-func readable(message string) string {
+// result is the type of the value.
+func (x *expression) result() *cel.Type { return x.ast.OutputType() }
+
+func (e *environment) readable(parsed *cel.Ast, issues *cel.Issues) []expressionProblem {
+	var problems []expressionProblem
+	for _, issue := range issues.Errors() {
+		text := e.message(issue.Message, func() string { return operandOf(parsed, issue.ExprID) })
+		problems = append(problems, expressionProblem{issue.Location.Line(), issue.Location.Column(), text})
+	}
+	return problems
+}
+
+// message keeps CEL's without the name of its empty container and without its parser's long lists of
+// tokens. operand names the variable whose field the message is about.
+func (e *environment) message(message string, operand func() string) string {
 	message = strings.ReplaceAll(message, " (in container '')", "")
 	message, _, _ = strings.Cut(message, " expecting {")
-	if name := undeclared(message); name == "item" {
-		return "item is not known here: it stands for ${item} in `with`"
+	if name := quoted(message, "undeclared reference to '"); name == "item" {
+		return "item is not known here: it is the item's name in `with` of a step that has items; give it forEach"
 	} else if name != "" {
-		return fmt.Sprintf("unknown name %q%s", name, suggest(name, []string{"cluster", "machines", "receipts", "now", "point"}))
+		return fmt.Sprintf("unknown name %q%s", name, suggest(name, e.variables))
 	}
-	return message
+	field := quoted(message, "undefined field '")
+	switch {
+	case field == "":
+		return message
+	case operand() == "params":
+		if len(e.parameters) == 0 {
+			return fmt.Sprintf("there is no parameter %q: the plan declares none under spec.parameters", field)
+		}
+		return fmt.Sprintf("there is no parameter %q%s", field, suggest(field, names(e.parameters)))
+	case nearest(field, factFields) != "":
+		return fmt.Sprintf("undefined field %q%s", field, suggest(field, factFields))
+	default:
+		return fmt.Sprintf("undefined field %q", field)
+	}
 }
 
-func undeclared(message string) string {
-	rest, found := strings.CutPrefix(message, "undeclared reference to '")
+// quoted returns what a message holds in quotes after the words it begins with.
+func quoted(message, begin string) string {
+	rest, found := strings.CutPrefix(message, begin)
 	if !found {
 		return ""
 	}
@@ -156,40 +124,39 @@ func undeclared(message string) string {
 	return name
 }
 
-func (x *expression) evaluate(facts Facts) (any, error) {
-	program, err := x.env.env.Program(x.ast, cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(100))
-	if err != nil {
-		return nil, err
+// operandOf names the variable of which an expression selects a field, empty when it is none.
+func operandOf(parsed *cel.Ast, id int64) string {
+	if parsed == nil {
+		return ""
 	}
-	value, _, err := program.ContextEval(context.Background(), facts.variables())
-	if err != nil {
-		return nil, err
+	selects := func(e ast.NavigableExpr) bool { return e.ID() == id && e.Kind() == ast.SelectKind }
+	for _, found := range ast.MatchDescendants(ast.NavigateAST(parsed.NativeRep()), selects) {
+		if operand := found.AsSelect().Operand(); operand.Kind() == ast.IdentKind {
+			return operand.AsIdent()
+		}
 	}
-	if list, err := value.ConvertToNative(reflect.TypeFor[[]string]()); err == nil {
-		return list, nil
-	}
-	return value.Value(), nil
+	return ""
 }
 
-// receiptReference is a place in an expression that reads a step's receipt.
-type receiptReference struct {
-	step         string // empty when it is computed, or the map is used as a whole
+// reading is a place in an expression that reads an element of a variable.
+type reading struct {
+	name         string // empty when it is computed, or the variable is used as a whole
 	line, column int
 }
 
-// receipts finds receipts.step, receipts["step"] and other uses of the variable.
-func (x *expression) receipts() []receiptReference {
-	var found []receiptReference
+// reads finds variable.name, variable["name"] and other uses of a variable.
+func (x *expression) reads(variable string) []reading {
+	var found []reading
 	tree := x.ast.NativeRep()
-	isReceipts := func(e ast.NavigableExpr) bool { return e.Kind() == ast.IdentKind && e.AsIdent() == "receipts" }
-	for _, use := range ast.MatchDescendants(ast.NavigateAST(tree), isReceipts) {
+	isVariable := func(e ast.NavigableExpr) bool { return e.Kind() == ast.IdentKind && e.AsIdent() == variable }
+	for _, use := range ast.MatchDescendants(ast.NavigateAST(tree), isVariable) {
 		location := tree.SourceInfo().GetStartLocation(use.ID())
-		found = append(found, receiptReference{readStep(use), location.Line(), location.Column()})
+		found = append(found, reading{readName(use), location.Line(), location.Column()})
 	}
 	return found
 }
 
-func readStep(use ast.NavigableExpr) string {
+func readName(use ast.NavigableExpr) string {
 	parent, ok := use.Parent()
 	if !ok {
 		return ""
@@ -208,157 +175,16 @@ func readStep(use ast.NavigableExpr) string {
 	return name
 }
 
-// EvalWhen evaluates a step's condition. Errors are fault.Invalid: the expression is wrong, gives no
-// truth value, reads what is not there, or costs too much.
-func EvalWhen(text string, facts Facts) (bool, error) {
-	value, err := evaluate("evaluate when", text, cel.BoolType, facts)
-	if err != nil {
-		return false, err
-	}
-	wanted, ok := value.(bool)
-	if !ok {
-		return false, fault.Newf("evaluate when", fault.Invalid, text, "want true or false, got %T", value)
-	}
-	return wanted, nil
+// program makes an expression ready to be evaluated, any number of times and concurrently.
+func (x *expression) program() (cel.Program, error) {
+	return x.env.env.Program(x.ast, cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(100))
 }
 
-// EvalItems gives the items of a step's forEach: a list of texts as it stands, or the result of a
-// CEL expression, in its order. Empty and repeated items are refused, since an item names its task.
-// Errors are as for EvalWhen.
-func EvalItems(forEach any, facts Facts) ([]string, error) {
-	const op = "evaluate forEach"
-	text, isExpression := forEach.(string)
-	if !isExpression {
-		items, problem := literalItems(forEach)
-		if problem != "" {
-			return nil, fault.Newf(op, fault.Invalid, "", "%s", problem)
-		}
-		return items, nil
-	}
-	value, err := evaluate(op, text, cel.ListType(cel.StringType), facts)
+// run evaluates a program. There is nothing to cancel: the cost limit ends it.
+func run(program cel.Program, variables map[string]any) (any, error) {
+	value, _, err := program.ContextEval(context.Background(), variables)
 	if err != nil {
 		return nil, err
 	}
-	items, ok := value.([]string)
-	if !ok {
-		return nil, fault.Newf(op, fault.Invalid, text, "want a list of texts, got %T", value)
-	}
-	if problem := itemProblem(items); problem != "" {
-		return nil, fault.Newf(op, fault.Invalid, text, "%s", problem)
-	}
-	return items, nil
-}
-
-// ReadsReceipts reports whether a forEach is an expression over receipts, which can't be evaluated
-// before the steps that it needs have ended.
-func ReadsReceipts(forEach any) bool {
-	text, isExpression := forEach.(string)
-	if !isExpression {
-		return false
-	}
-	env, err := newEnvironment()
-	if err != nil {
-		return false
-	}
-	compiled, problems := env.compile(text, cel.ListType(cel.StringType))
-	return len(problems) == 0 && len(compiled.receipts()) > 0
-}
-
-func evaluate(op, text string, want *cel.Type, facts Facts) (any, error) {
-	env, err := newEnvironment()
-	if err != nil {
-		return nil, err
-	}
-	compiled, problems := env.compile(text, want)
-	if len(problems) > 0 {
-		return nil, fault.Newf(op, fault.Invalid, text, "%s", problems[0].text)
-	}
-	value, err := compiled.evaluate(facts)
-	if err != nil {
-		return nil, fault.New(op, fault.Invalid, text, err)
-	}
-	return value, nil
-}
-
-// literalItems reads a list that stands in the plan; problem is empty when it is sound.
-func literalItems(forEach any) (items []string, problem string) {
-	list, ok := forEach.([]any)
-	if !ok {
-		return nil, "want a list of texts, or an expression that gives one"
-	}
-	for _, element := range list {
-		item, ok := element.(string)
-		if !ok {
-			return nil, "want text in the list; put numbers and the like in quotes"
-		}
-		items = append(items, item)
-	}
-	return items, itemProblem(items)
-}
-
-func itemProblem(items []string) string {
-	seen := map[string]bool{}
-	for _, item := range items {
-		if item == "" {
-			return "the list holds an empty item"
-		}
-		if seen[item] {
-			return fmt.Sprintf("the list holds %q twice", item)
-		}
-		seen[item] = true
-	}
-	return ""
-}
-
-// itemPlaceholder is what `with` says where the item's name shall stand.
-const itemPlaceholder = "${item}"
-
-// Expand copies a step's settings with ${item} replaced in every text, however deep.
-func Expand(with map[string]any, item string) map[string]any {
-	if with == nil {
-		return nil
-	}
-	return expand(with, item).(map[string]any)
-}
-
-func expand(value any, item string) any {
-	switch v := value.(type) {
-	case string:
-		return strings.ReplaceAll(v, itemPlaceholder, item)
-	case []any:
-		out := make([]any, 0, len(v))
-		for _, element := range v {
-			out = append(out, expand(element, item))
-		}
-		return out
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, element := range v {
-			out[key] = expand(element, item)
-		}
-		return out
-	default:
-		return value
-	}
-}
-
-// mentionsItem reports whether Expand would change anything.
-func mentionsItem(value any) bool {
-	switch v := value.(type) {
-	case string:
-		return strings.Contains(v, itemPlaceholder)
-	case []any:
-		for _, element := range v {
-			if mentionsItem(element) {
-				return true
-			}
-		}
-	case map[string]any:
-		for _, element := range v {
-			if mentionsItem(element) {
-				return true
-			}
-		}
-	}
-	return false
+	return native(value)
 }

@@ -1,7 +1,6 @@
 package plans
 
 import (
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,10 +18,20 @@ func facts() Facts {
 			}},
 		},
 		Machines: &Machines{Spec: MachinesSpec{Machines: []Machine{{Name: "new-0", Role: ControlPlane, Replaces: "cp-0"}}}},
-		Receipts: map[string]any{"etcd": map[string]any{"revision": 4711.0, "members": []any{"a", "b"}}},
-		Now:      time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
-		Point:    "prod-20260301",
+		Receipts: func() map[string]any {
+			return map[string]any{"etcd": map[string]any{"revision": 4711.0, "members": []any{"a", "b"}}}
+		},
+		Now:   time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
+		Point: "prod-20260301",
 	}
+}
+
+func evalWhen(text string, facts Facts) (bool, error) {
+	return (&Checked{}).Wanted(Step{ID: "a", When: text}, facts)
+}
+
+func evalItems(forEach any, facts Facts) ([]string, error) {
+	return (&Checked{}).Items(Step{ID: "a", ForEach: forEach}, facts)
 }
 
 func TestEvalWhen(t *testing.T) {
@@ -39,12 +48,12 @@ func TestEvalWhen(t *testing.T) {
 		`now.getHours() == 13`:                                                      false,
 		`point.startsWith("prod-")`:                                                 true,
 	} {
-		got, err := EvalWhen(text, facts())
+		got, err := evalWhen(text, facts())
 		if err != nil || got != want {
 			t.Errorf("%s is %v, %v; want %v", text, got, err, want)
 		}
 	}
-	if got, err := EvalWhen(`cluster.name == "" && size(machines) == 0 && size(cluster.machines) == 0`, Facts{}); err != nil || !got {
+	if got, err := evalWhen(`cluster.name == "" && size(machines) == 0 && size(cluster.machines) == 0`, Facts{}); err != nil || !got {
 		t.Errorf("without facts: %v, %v", got, err)
 	}
 }
@@ -57,12 +66,12 @@ func TestEvalItems(t *testing.T) {
 		`["z", "a"]`:                                                    {"z", "a"},
 		`cluster.machines.filter(m, false).map(m, m.name)`:              {},
 	} {
-		got, err := EvalItems(text, facts())
+		got, err := evalItems(text, facts())
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s is %v, %v; want %v", text, got, err, want)
 		}
 	}
-	got, err := EvalItems([]any{"b", "a"}, facts())
+	got, err := evalItems([]any{"b", "a"}, facts())
 	if err != nil || !slices.Equal(got, []string{"b", "a"}) {
 		t.Errorf("the list is %v, %v", got, err)
 	}
@@ -72,17 +81,16 @@ func TestExpressionsThatAreRefused(t *testing.T) {
 	const costly = `[0,1,2,3,4,5,6,7,8,9].all(a, [0,1,2,3,4,5,6,7,8,9].all(b, [0,1,2,3,4,5,6,7,8,9].all(c, ` +
 		`[0,1,2,3,4,5,6,7,8,9].all(d, [0,1,2,3,4,5,6,7,8,9].all(e, [0,1,2,3,4,5,6,7,8,9].all(f, a+b+c+d+e+f < 100))))))`
 	for text, want := range map[string]string{
-		`cluster.nmae == "x"`:                   "undefined field 'nmae'",
+		`cluster.nmae == "x"`:                   `undefined field "nmae"; did you mean "name"?`,
 		`recepits.etcd == 1`:                    `unknown name "recepits"; did you mean "receipts"?`,
-		`item == "x"`:                           "it stands for ${item} in `with`",
-		`"text"`:                                "the expression gives string, want bool",
+		`"text"`:                                "want true or false, got string",
 		`receipts.none.revision > 1`:            "no such key: none",
-		`receipts.etcd.revision`:                "want true or false, got float64",
+		`receipts.etcd.revision`:                "want true or false, got int64",
 		costly:                                  "cost",
 		strings.Repeat("(", 200) + "1":          "recursion",
 		strings.Repeat("true&&", 1000) + "true": "size",
 	} {
-		_, err := EvalWhen(text, facts())
+		_, err := evalWhen(text, facts())
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60s: error is %v, want %q in it", text, err, want)
 		}
@@ -93,9 +101,9 @@ func TestExpressionsThatAreRefused(t *testing.T) {
 		"want a list of texts, got":      `receipts.etcd.revision`,
 		"want text in the list":          []any{1},
 		"want a list of texts, or an ex": map[string]any{},
-		"the expression gives list(int)": `[1]`,
+		"[1]: want a list of texts":      `[1]`,
 	} {
-		_, err := EvalItems(forEach, facts())
+		_, err := evalItems(forEach, facts())
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: error is %v, want %q in it", forEach, err, want)
 		}
@@ -104,29 +112,11 @@ func TestExpressionsThatAreRefused(t *testing.T) {
 
 func TestReadsReceipts(t *testing.T) {
 	for text, want := range map[string]bool{`receipts.etcd.members`: true, `cluster.machines.map(m, m.name)`: false, `not an expression`: false} {
-		if got := ReadsReceipts(text); got != want {
+		if got := (&Checked{}).ReadsReceipts(Step{ForEach: text}); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
 	}
-	if ReadsReceipts([]any{"receipts.etcd"}) {
+	if (&Checked{}).ReadsReceipts(Step{ForEach: []any{"receipts.etcd"}}) {
 		t.Error("a list reads no receipts")
-	}
-}
-
-func TestExpand(t *testing.T) {
-	with := map[string]any{
-		"name": "${item}-copy of ${item}", "count": int64(3), "deep": []any{map[string]any{"in": "${item}"}, true}, "other": "${items}",
-	}
-	want := map[string]any{
-		"name": "a-copy of a", "count": int64(3), "deep": []any{map[string]any{"in": "a"}, true}, "other": "${items}",
-	}
-	if got := Expand(with, "a"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %v\nwant %v", got, want)
-	}
-	if with["name"] != "${item}-copy of ${item}" {
-		t.Error("the plan itself was changed")
-	}
-	if Expand(nil, "a") != nil {
-		t.Error("no settings became some")
 	}
 }

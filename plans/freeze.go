@@ -6,22 +6,25 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// FrozenVersion is the format of frozen plans that this program writes, and the newest it reads.
-const FrozenVersion = 1
+// FrozenVersion is the format of frozen plans that this program writes, and the newest it reads. It
+// reads all older ones: see docs/formats/plan.md and upgrade.
+const FrozenVersion = 2
 
 // frozen is a checked plan as it is kept with its run.
 type frozen struct {
-	Version    int         `json:"version"`
-	Plan       *Plan       `json:"plan"`
-	Cluster    *Cluster    `json:"cluster,omitempty"`
-	Repository *Repository `json:"repository,omitempty"`
-	Machines   *Machines   `json:"machines,omitempty"`
+	Version    int              `json:"version"`
+	Plan       *Plan            `json:"plan"`
+	Cluster    *Cluster         `json:"cluster,omitempty"`
+	Repository *Repository      `json:"repository,omitempty"`
+	Machines   *Machines        `json:"machines,omitempty"`
+	Scopes     map[string]Scope `json:"scopes,omitempty"`
 }
 
 // Freeze writes a checked plan and its documents as JSON, the same bytes for the same content, and
@@ -29,7 +32,7 @@ type frozen struct {
 func Freeze(checked *Checked) (content []byte, digest string, err error) {
 	content, err = json.Marshal(frozen{
 		Version: FrozenVersion, Plan: checked.Plan,
-		Cluster: checked.Cluster, Repository: checked.Repository, Machines: checked.Machines,
+		Cluster: checked.Cluster, Repository: checked.Repository, Machines: checked.Machines, Scopes: checked.Scopes,
 	})
 	if err != nil {
 		return nil, "", fault.New("freeze plan", fault.Internal, checked.Plan.Metadata.Name, err)
@@ -61,7 +64,8 @@ func Thaw(content []byte) (*Checked, error) {
 		return nil, fault.New(op, fault.Corrupt, whole.Plan.Metadata.Name, err)
 	}
 	return &Checked{
-		Plan: whole.Plan, Cluster: whole.Cluster, Repository: whole.Repository, Machines: whole.Machines, Graph: graph,
+		Plan: whole.Plan, Cluster: whole.Cluster, Repository: whole.Repository, Machines: whole.Machines,
+		Graph: graph, Scopes: whole.Scopes,
 	}, nil
 }
 
@@ -78,11 +82,44 @@ func decodeFrozen(content []byte, into *frozen) error {
 	if into.Version < 1 || into.Plan == nil {
 		return errors.New("it holds no plan")
 	}
+	if into.Version == 1 {
+		upgrade(into.Plan)
+	}
 	for i := range into.Plan.Spec.Steps {
 		step := &into.Plan.Spec.Steps[i]
 		for key, value := range step.With {
 			step.With[key] = numbers(value)
 		}
+	}
+	declared(into.Plan.Spec.Parameters)
+	for id, scope := range into.Scopes {
+		if err := thawScope(&scope); err != nil {
+			return fmt.Errorf("scope %q: %w", id, err)
+		}
+		into.Scopes[id] = scope
+	}
+	return nil
+}
+
+// declared gives the numbers of declarations the types that they had.
+func declared(parameters map[string]Parameter) {
+	for name, parameter := range parameters {
+		parameter.Default, parameter.Min, parameter.Max = numbers(parameter.Default), numbers(parameter.Min), numbers(parameter.Max)
+		parameters[name] = parameter
+	}
+}
+
+func thawScope(scope *Scope) error {
+	declared(scope.Parameters)
+	for name, raw := range scope.Values {
+		value, err := scope.Parameters[name].typed(numbers(raw))
+		if err != nil {
+			return fmt.Errorf("parameter %q: %w", name, err)
+		}
+		scope.Values[name] = value
+	}
+	for name, raw := range scope.Expressions {
+		scope.Expressions[name] = numbers(raw)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func frozenFull(t *testing.T) (*Checked, []byte, string) {
 }
 
 func TestThawGivesWhatWasFrozen(t *testing.T) {
-	checked, content, digest := frozenFull(t)
+	checked, _, _ := frozenFull(t)
 	checked.Plan.Spec.Steps[3].With["big"] = int64(9007199254740993)
 	checked.Plan.Spec.Steps[3].With["share"] = 0.25
 	content, digest, err := Freeze(checked)
@@ -62,7 +62,8 @@ func TestThawRefuses(t *testing.T) {
 		text string
 	}{
 		``:                                {fault.Corrupt, "unexpected end"},
-		`{"version":2,"plan":{},"new":1}`: {fault.Unsupported, "format 2"},
+		`{"version":3,"plan":{},"new":1}`: {fault.Unsupported, "format 3"},
+		`{"version":2,"plan":{},"new":1}`: {fault.Corrupt, "unknown field"},
 		`{"version":1,"plan":{},"new":1}`: {fault.Corrupt, "unknown field"},
 		`{"version":1}`:                   {fault.Corrupt, "no plan"},
 		`{"plan":{}}`:                     {fault.Corrupt, "no plan"},

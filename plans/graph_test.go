@@ -83,7 +83,7 @@ func TestGraphDrawings(t *testing.T) {
 	}
 	golden(t, "testdata/graph.txt", text.Bytes())
 	golden(t, "testdata/graph.dot", dot.Bytes())
-	fits(t, text.String())
+	fitsPage(t, text.String())
 	if got, want := dotText("a\"b\\c\nd"), `"a\"b\\c\nd"`; got != want {
 		t.Errorf("DOT text is %s, want %s", got, want)
 	}

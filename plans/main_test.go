@@ -51,6 +51,26 @@ type namespacesStep struct {
 	} `yaml:"limits"`
 }
 
+// approveStep has typed mappings inside of mappings.
+type approveStep struct {
+	Roles     []string             `yaml:"roles"`
+	Ask       map[string]Parameter `yaml:"ask"`
+	Timeout   Duration             `yaml:"timeout"`
+	OnTimeout string               `yaml:"onTimeout"`
+}
+
+// anyStep takes whatever there is.
+type anyStep struct {
+	Text   string            `yaml:"text"`
+	Number float64           `yaml:"number"`
+	Count  int               `yaml:"count"`
+	On     *bool             `yaml:"on"`
+	Wait   Duration          `yaml:"wait"`
+	Texts  []string          `yaml:"texts"`
+	Labels map[string]string `yaml:"labels"`
+	Free   any               `yaml:"free"`
+}
+
 func vocabulary() words {
 	w := words{}
 	add := func(id, summary string, fans bool, purpose Purpose, make func() any) {
@@ -71,6 +91,9 @@ func vocabulary() words {
 	w["verify-recovery-point"] = StepSpec{ID: "verify-recovery-point", Summary: "Summary of verify-recovery-point.", Purposes: []Purpose{Recover, Migrate, Drill}, New: plain}
 	w["verify-cluster"] = StepSpec{ID: "verify-cluster", Summary: "Summary of verify-cluster.", Purposes: []Purpose{Recover, Migrate, Drill},
 		New: func() any { return &verifyStep{} }}
+	everything := []Purpose{Capture, Recover, Drill, Migrate}
+	w["approve"] = StepSpec{ID: "approve", Summary: "Wait for a person.", Purposes: everything, New: func() any { return &approveStep{} }}
+	w["any"] = StepSpec{ID: "any", Summary: "Take anything.", Purposes: everything, New: func() any { return &anyStep{} }}
 	add("replay-namespaces", "Summary of replay-namespaces.", false, Migrate, plain)
 	return w
 }

@@ -55,55 +55,6 @@ func NewSet() *Set {
 // Position when it was not read.
 func (s *Set) Source(document any) Position { return s.sources[document].at() }
 
-// source is where a document came from.
-type source struct {
-	file string
-	root *yaml.Node
-}
-
-// at returns the position of a value inside the document: at("spec", "steps", 2). Where a part of
-// the path does not exist it is the position of what would hold it.
-func (s *source) at(path ...any) Position {
-	if s == nil {
-		return Position{}
-	}
-	node := s.node(path...)
-	return Position{s.file, node.Line, node.Column}
-}
-
-func (s *source) node(path ...any) *yaml.Node {
-	node := s.root
-	for _, part := range path {
-		next := child(node, part)
-		if next == nil {
-			break
-		}
-		node = next
-	}
-	return node
-}
-
-func child(node *yaml.Node, part any) *yaml.Node {
-	for node.Kind == yaml.AliasNode {
-		node = node.Alias
-	}
-	if i, ok := part.(int); ok {
-		if node.Kind == yaml.SequenceNode && i < len(node.Content) {
-			return node.Content[i]
-		}
-		return nil
-	}
-	if node.Kind != yaml.MappingNode {
-		return nil
-	}
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		if node.Content[i].Value == part {
-			return node.Content[i+1]
-		}
-	}
-	return nil
-}
-
 // ReadFiles reads all documents of all files into one set. Relative paths in a document are
 // resolved against its file's folder and come out absolute. Errors are fault.NotFound or
 // fault.Denied for a file that can't be opened, and fault.Invalid with Problems for what is wrong in
@@ -173,6 +124,7 @@ func (r *reader) read(name string, content io.Reader) error {
 		return nil
 	}
 	decoder := newDecoder(name, &r.problems) // one for the file: its limits are the file's
+	lines := strings.Split(string(data), "\n")
 	stream := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var document yaml.Node
@@ -185,7 +137,7 @@ func (r *reader) read(name string, content io.Reader) error {
 			return nil
 		}
 		if len(document.Content) == 1 && !isNull(document.Content[0]) {
-			r.document(&source{name, document.Content[0]}, folder, decoder)
+			r.document(&source{name, document.Content[0], lines}, folder, decoder)
 		}
 	}
 }
@@ -282,7 +234,7 @@ func add[T any](r *reader, decoder *decoder, from *source, into map[string]*T, c
 }
 
 // names lists the names of documents of one kind, sorted.
-func names[T any](documents map[string]*T) []string {
+func names[T any](documents map[string]T) []string {
 	return slices.Sorted(maps.Keys(documents))
 }
 

@@ -16,9 +16,12 @@ import (
 func Show(out io.Writer, checked *Checked, vocabulary Vocabulary) error {
 	p := &page{}
 	p.head(checked)
+	if err := p.parameters(checked); err != nil {
+		return err
+	}
 	for n, id := range checked.Graph.Order() {
 		step := checked.Plan.Spec.Steps[checked.Graph.index[id]]
-		if err := p.step(n+1, step, vocabulary); err != nil {
+		if err := p.step(n+1, step, checked, vocabulary); err != nil {
 			return err
 		}
 	}
@@ -51,6 +54,61 @@ func (p *page) head(checked *Checked) {
 	if plan.Spec.MaxParallel > 0 {
 		p.line("In parallel ", fmt.Sprintf("at most %s", count(plan.Spec.MaxParallel, "task")))
 	}
+	if plan.Spec.Deadline > 0 {
+		p.line("Deadline    ", plan.Spec.Deadline.String())
+	}
+	p.line("When locked ", string(plan.Spec.OnLocked))
+}
+
+// parameters shows the plan's own with their values, then each included plan with what it is given.
+func (p *page) parameters(checked *Checked) error {
+	for _, id := range names(checked.Scopes) {
+		scope := checked.Scopes[id]
+		p.WriteString("\n")
+		if id == "" {
+			p.WriteString("Parameters\n")
+		} else {
+			fmt.Fprintf(p, "Steps of %s.*: plan %s\n", id, scope.Plan)
+			p.line("     when   ", scope.When)
+		}
+		width := 7 // of the labels of steps
+		for name := range scope.Parameters {
+			width = max(width, min(len(name), 24))
+		}
+		for _, name := range names(scope.Parameters) {
+			if err := p.parameter(name, width, scope); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *page) parameter(name string, width int, scope Scope) error {
+	declared := scope.Parameters[name]
+	value, given := scope.Values[name]
+	if !given {
+		value, given = scope.Expressions[name]
+	}
+	text := "required"
+	if given {
+		shown, err := shownValue(value)
+		if err != nil {
+			return fault.New("show plan", fault.Internal, name, err)
+		}
+		text = shown
+	}
+	p.line(fmt.Sprintf("     %-*s", width, name), fmt.Sprintf("%s (%s) %s", text, declared.Type, declared.Description))
+	return nil
+}
+
+// shownValue writes a value as JSON, as people read it.
+func shownValue(value any) (string, error) {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(value)
+	return strings.TrimSpace(text.String()), err
 }
 
 func count(n int, unit string) string {
@@ -60,7 +118,7 @@ func count(n int, unit string) string {
 	return fmt.Sprintf("%d %ss", n, unit)
 }
 
-func (p *page) step(number int, step Step, vocabulary Vocabulary) error {
+func (p *page) step(number int, step Step, checked *Checked, vocabulary Vocabulary) error {
 	fmt.Fprintf(p, "\n%3d  %s  (%s)\n", number, step.ID, step.Uses)
 	if spec, known := vocabulary.Step(step.Uses); known {
 		p.line("   ", spec.Summary)
@@ -70,7 +128,7 @@ func (p *page) step(number int, step Step, vocabulary Vocabulary) error {
 		needs = "nothing"
 	}
 	p.line("     needs   ", needs)
-	p.line("     when    ", step.When)
+	p.line("     when    ", strings.Join(checked.conditions(step), ", and "))
 	items, err := shownItems(step)
 	if err != nil {
 		return err
@@ -81,8 +139,25 @@ func (p *page) step(number int, step Step, vocabulary Vocabulary) error {
 		return err
 	}
 	p.line("     with    ", with)
+	p.line("     locks   ", strings.Join(step.Locks, ", "))
 	p.line("     policy  ", policy(step))
 	return nil
+}
+
+// conditions are those that must hold for a step, outermost first: of the plans that it comes from,
+// then its own.
+func (c *Checked) conditions(step Step) []string {
+	var found []string
+	own := scopeOf(step.ID)
+	for _, id := range scopes(own) {
+		if when := c.Scopes[id].When; when != "" {
+			found = append(found, when)
+		}
+	}
+	if step.When != "" {
+		found = append(found, step.When)
+	}
+	return found
 }
 
 func shownItems(step Step) (string, error) {
@@ -107,19 +182,20 @@ func shownItems(step Step) (string, error) {
 func shownSettings(step Step) (string, error) {
 	var settings []string
 	for _, name := range slices.Sorted(maps.Keys(step.With)) {
-		var value strings.Builder
-		encoder := json.NewEncoder(&value)
-		encoder.SetEscapeHTML(false) // people read it
-		if err := encoder.Encode(step.With[name]); err != nil {
+		value, err := shownValue(step.With[name])
+		if err != nil {
 			return "", fault.New("show plan", fault.Internal, step.ID, err)
 		}
-		settings = append(settings, name+": "+strings.TrimSpace(value.String()))
+		settings = append(settings, name+": "+value)
 	}
 	return strings.Join(settings, ", "), nil
 }
 
 func policy(step Step) string {
 	var parts []string
+	if step.Optional {
+		parts = append(parts, "optional")
+	}
 	if step.Timeout > 0 {
 		parts = append(parts, "timeout "+step.Timeout.String())
 	}
@@ -128,6 +204,9 @@ func policy(step Step) string {
 	}
 	if step.Retry.Backoff > 0 {
 		parts = append(parts, "backoff "+step.Retry.Backoff.String())
+	}
+	if step.Retry.MaxBackoff > 0 {
+		parts = append(parts, "at most "+step.Retry.MaxBackoff.String())
 	}
 	if step.OnFailure != "" {
 		parts = append(parts, "on failure "+string(step.OnFailure))

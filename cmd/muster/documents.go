@@ -37,17 +37,12 @@ func (a *app) planSet(name string) (*plans.Set, error) {
 }
 
 func addBuiltin(set *plans.Set, name string) error {
-	content, ok := plans.Builtin(name)
-	if !ok {
+	known, err := set.AddBuiltin(name)
+	if err == nil && !known {
 		return fault.Newf("find plan", fault.NotFound, name, "the documents hold no such plan; theirs are %v, built in are %v",
 			slices.Sorted(maps.Keys(set.Plans)), plans.BuiltinNames())
 	}
-	builtin, err := plans.Read("built-in plan "+name, strings.NewReader(string(content)))
-	if err != nil {
-		return err
-	}
-	maps.Copy(set.Plans, builtin.Plans)
-	return nil
+	return err
 }
 
 // pick returns the document of a name, or the only one when the name is empty.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -17,14 +19,15 @@ func (a *app) planCommand() *cobra.Command {
 }
 
 func (a *app) planCheck() *cobra.Command {
-	return &cobra.Command{
+	var given parameters
+	command := &cobra.Command{
 		Use: "check PLAN", Short: "Check a plan and the documents it refers to", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			set, err := a.planSet(args[0])
 			if err != nil {
 				return err
 			}
-			checked, err := plans.Check(set, args[0], vocabulary())
+			checked, err := plans.Check(set, args[0], vocabulary(), given...)
 			if err != nil {
 				return err
 			}
@@ -32,22 +35,33 @@ func (a *app) planCheck() *cobra.Command {
 			return nil
 		},
 	}
+	given.register(command.Flags())
+	return command
+}
+
+// shownPlan is the JSON form of a plan: its includes expanded, with the values of its parameters.
+type shownPlan struct {
+	*plans.Plan
+	Scopes map[string]plans.Scope `json:"scopes,omitempty"`
 }
 
 func (a *app) planShow() *cobra.Command {
-	return &cobra.Command{
+	var given parameters
+	command := &cobra.Command{
 		Use: "show PLAN", Short: "Show a plan for reading", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			checked, err := a.planAlone(args[0])
+			checked, err := a.planAlone(args[0], given)
 			if err != nil {
 				return err
 			}
 			if a.output == "json" {
-				return printJSON(a.out, checked.Plan)
+				return printJSON(a.out, shownPlan{checked.Plan, checked.Scopes})
 			}
 			return plans.Show(a.out, checked, vocabulary())
 		},
 	}
+	given.register(command.Flags())
+	return command
 }
 
 func (a *app) planGraph() *cobra.Command {
@@ -58,7 +72,7 @@ func (a *app) planGraph() *cobra.Command {
 			if err := oneOf("--format", format, "text", "dot"); err != nil {
 				return err
 			}
-			checked, err := a.planAlone(args[0])
+			checked, err := a.planAlone(args[0], nil)
 			if err != nil {
 				return err
 			}
@@ -91,9 +105,14 @@ func (a *app) planSteps() *cobra.Command {
 		Use: "steps", Short: "List the steps that plans can use", Args: exactly(0),
 		RunE: func(*cobra.Command, []string) error {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			listed := []plans.StepSpec{plans.IncludeSpec()}
 			for _, id := range vocabulary().IDs() {
 				spec, _ := vocabulary().Step(id)
-				fmt.Fprintf(w, "%s\t%s\n", id, spec.Summary)
+				listed = append(listed, spec)
+			}
+			slices.SortFunc(listed, func(a, b plans.StepSpec) int { return strings.Compare(a.ID, b.ID) })
+			for _, spec := range listed {
+				fmt.Fprintf(w, "%s\t%s\n", spec.ID, spec.Summary)
 			}
 			return w.Flush()
 		},
@@ -101,10 +120,10 @@ func (a *app) planSteps() *cobra.Command {
 }
 
 // planAlone checks a plan's steps without asking for the documents it refers to.
-func (a *app) planAlone(name string) (*plans.Checked, error) {
+func (a *app) planAlone(name string, given parameters) (*plans.Checked, error) {
 	set, err := a.planSet(name)
 	if err != nil {
 		return nil, err
 	}
-	return plans.CheckSteps(set, name, vocabulary())
+	return plans.CheckSteps(set, name, vocabulary(), given...)
 }

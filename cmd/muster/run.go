@@ -16,15 +16,16 @@ func (a *app) runCommand() *cobra.Command {
 	var point string
 	var dryRun bool
 	var report string
+	var given parameters
 	command := &cobra.Command{
 		Use: "run PLAN", Short: "Run a plan of the documents, or a built-in one", Args: exactly(1),
-		Example: "  muster run capture -f muster.yaml\n  muster run capture --dry-run",
+		Example: "  muster run capture -f muster.yaml\n  muster run capture --dry-run\n  muster run switch-over --set zone=example.org",
 		RunE: func(command *cobra.Command, args []string) error {
 			set, err := a.planSet(args[0])
 			if err != nil {
 				return err
 			}
-			checked, err := plans.Check(set, args[0], vocabulary())
+			checked, err := plans.Check(set, args[0], vocabulary(), given...)
 			if err != nil {
 				return err
 			}
@@ -42,6 +43,7 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	command.Flags().StringVar(&point, "point", "", "the recovery point to recover from (default latest)")
 	reportFlag(command, &report)
+	given.register(command.Flags())
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "call every step's check and nothing else")
 	return command
 }
