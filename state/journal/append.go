@@ -177,7 +177,7 @@ func lastOfEachKey(operations []clientv3.Op) []clientv3.Op {
 }
 
 func (j *Journal) try(operations []clientv3.Op) (bool, error) {
-	ctx, cancel := j.store.patience(j.living)
+	ctx, cancel := context.WithTimeout(j.living, tryLimit)
 	defer cancel()
 	done, err := j.store.client.Txn(ctx).If(
 		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),
@@ -190,7 +190,7 @@ func (j *Journal) try(operations []clientv3.Op) (bool, error) {
 }
 
 func (j *Journal) cameThrough(next int64) (bool, error) {
-	ctx, cancel := j.store.patience(j.living)
+	ctx, cancel := context.WithTimeout(j.living, tryLimit)
 	defer cancel()
 	done, err := j.store.client.Txn(ctx).If(
 		clientv3.Compare(clientv3.CreateRevision(j.key), "=", j.born),

@@ -100,6 +100,10 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		return nil, errors.Join(fault.New("open journal", fault.Invalid, strings.Join(endpoints, ","), err), s.host.close())
 	}
 	s.client = client
+	if s.host != nil {
+		// Requests to a server that gave up would wait for ever.
+		context.AfterFunc(s.host.gone, func() { _ = client.Close() }) // the reason is in s.broken
+	}
 	probe, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
 	if _, err := client.Get(probe, prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly()); err != nil {
@@ -128,7 +132,7 @@ func (c Config) security() (*tls.Config, error) {
 // Close lets go of the journal; another process that has joined it goes on hosting it.
 func (s *Store) Close() error {
 	var err error
-	if s.client != nil {
+	if s.client != nil && s.broken() == nil {
 		err = s.client.Close()
 	}
 	return errors.Join(err, s.host.close())
@@ -368,16 +372,6 @@ func (s *Store) broken() error {
 		return nil
 	}
 	return s.host.failure()
-}
-
-// patience bounds one request, and ends it when the embedded server gives up.
-func (s *Store) patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, tryLimit)
-	if s.host == nil {
-		return ctx, cancel
-	}
-	stop := context.AfterFunc(s.host.gone, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 func (s *Store) fail(op, id string, err error) error {
