@@ -10,6 +10,7 @@ import (
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/operators"
+	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/ext"
 
 	"github.com/musterdr/muster/providers/fault"
@@ -85,24 +86,33 @@ func machineFacts(machines []Machine) []MachineFacts {
 	return facts
 }
 
-// environment compiles the expressions of plans.
-type environment struct{ env *cel.Env }
+// environment compiles expressions.
+type environment struct {
+	env   *cel.Env
+	names []string // of the variables, for suggestions
+}
 
+// newEnvironment is that of the expressions of plans.
 func newEnvironment() (*environment, error) {
-	env, err := cel.NewEnv(
-		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth),
+	return environmentOf([]string{"cluster", "machines", "receipts", "now", "point"},
 		ext.NativeTypes(ext.ParseStructTags(true), reflect.TypeFor[ClusterFacts](), reflect.TypeFor[MachineFacts]()),
-		ext.Strings(),
 		cel.Variable("cluster", cel.ObjectType("plans.ClusterFacts")),
 		cel.Variable("machines", cel.ListType(cel.ObjectType("plans.MachineFacts"))),
 		cel.Variable("receipts", cel.MapType(cel.StringType, cel.DynType)),
 		cel.Variable("now", cel.TimestampType),
 		cel.Variable("point", cel.StringType),
 	)
+}
+
+// environmentOf gives every expression the same language and limits.
+func environmentOf(names []string, variables ...cel.EnvOption) (*environment, error) {
+	env, err := cel.NewEnv(append([]cel.EnvOption{
+		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth), ext.Strings(),
+	}, variables...)...)
 	if err != nil {
 		return nil, fault.New("prepare expressions", fault.Internal, "", err)
 	}
-	return &environment{env}, nil
+	return &environment{env, names}, nil
 }
 
 // expressionProblem is one error of a compilation; line counts from 1 and column from 0.
@@ -123,7 +133,7 @@ func (e *environment) compile(text string, want *cel.Type) (*expression, []expre
 	if issues.Err() != nil {
 		var problems []expressionProblem
 		for _, issue := range issues.Errors() {
-			problems = append(problems, expressionProblem{issue.Location.Line(), issue.Location.Column(), readable(issue.Message)})
+			problems = append(problems, expressionProblem{issue.Location.Line(), issue.Location.Column(), readable(issue.Message, e.names)})
 		}
 		return nil, problems
 	}
@@ -136,13 +146,13 @@ func (e *environment) compile(text string, want *cel.Type) (*expression, []expre
 
 // readable keeps CEL's message without the name of its empty container and without its parser's
 // long lists of tokens.
-func readable(message string) string {
+func readable(message string, names []string) string {
 	message = strings.ReplaceAll(message, " (in container '')", "")
 	message, _, _ = strings.Cut(message, " expecting {")
 	if name := undeclared(message); name == "item" {
 		return "item is not known here: it stands for ${item} in `with`"
 	} else if name != "" {
-		return fmt.Sprintf("unknown name %q%s", name, suggest(name, []string{"cluster", "machines", "receipts", "now", "point"}))
+		return fmt.Sprintf("unknown name %q%s", name, suggest(name, names))
 	}
 	return message
 }
@@ -157,11 +167,7 @@ func undeclared(message string) string {
 }
 
 func (x *expression) evaluate(facts Facts) (any, error) {
-	program, err := x.env.env.Program(x.ast, cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(100))
-	if err != nil {
-		return nil, err
-	}
-	value, _, err := program.ContextEval(context.Background(), facts.variables())
+	value, err := x.run(context.Background(), facts.variables())
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +175,15 @@ func (x *expression) evaluate(facts Facts) (any, error) {
 		return list, nil
 	}
 	return value.Value(), nil
+}
+
+func (x *expression) run(ctx context.Context, variables map[string]any) (ref.Val, error) {
+	program, err := x.env.env.Program(x.ast, cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(100))
+	if err != nil {
+		return nil, err
+	}
+	value, _, err := program.ContextEval(ctx, variables)
+	return value, err
 }
 
 // receiptReference is a place in an expression that reads a step's receipt.
