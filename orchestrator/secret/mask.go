@@ -75,6 +75,14 @@ func inJSON(secret string, escapeHTML bool) string {
 // none reports whether there is nothing to hide.
 func (m *Mask) none() bool { return m == nil || len(m.forms) == 0 }
 
+// Longest is the length of the longest form of a secret, in bytes.
+func (m *Mask) Longest() int {
+	if m.none() {
+		return 0
+	}
+	return m.longest
+}
+
 // Text returns the text with every secret hidden.
 func (m *Mask) Text(text string) string {
 	if m.none() {
