@@ -3,6 +3,8 @@ package steps
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -133,3 +135,8 @@ func mustJSON(t *testing.T, value any) string {
 	}
 	return string(raw)
 }
+
+// quiet is a log that nobody reads.
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func vocabulary() orchestrator.Vocabulary { return All() }
