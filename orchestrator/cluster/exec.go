@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/musterdr/muster/providers/fault"
@@ -54,6 +55,7 @@ func (c *Client) Exec(ctx context.Context, command PodCommand) error {
 	defer stdout.close()
 	defer stderr.close()
 	options := remotecommand.StreamOptions{Stdin: command.Stdin, Stdout: stdout, Stderr: stderr}
+	ctx = klog.NewContext(ctx, klog.Logger{}) // it would write to standard error what is returned anyway
 	return command.fault(ctx, executor.StreamWithContext(ctx, options))
 }
 

@@ -1,6 +1,8 @@
 package steps
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -8,7 +10,11 @@ import (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if err := api.Stop(); err != nil {
+	err := api.Stop()
+	if shared.lab != nil {
+		err = errors.Join(err, shared.lab.Down(context.Background()))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -119,9 +119,10 @@ func (p podShell) end(ctx context.Context, group string) error {
 	return err
 }
 
-// signal reports whether there is no such group any more.
+// signal reports whether there is no such group any more. The form of the options is the one that the
+// shells of busybox, Debian and bash all know.
 func (p podShell) signal(ctx context.Context, signal, group string) (gone bool, err error) {
-	err = p.exec(ctx, "kill -s "+signal+" -- -"+group, nil, nil, nil)
+	err = p.exec(ctx, "kill -"+signal+" -"+group, nil, nil, nil)
 	var exit *cluster.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 {
 		return true, nil
