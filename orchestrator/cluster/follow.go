@@ -161,8 +161,11 @@ func (c *Client) watch(ctx context.Context, r Resource, s Selection, revision st
 	query.Set("timeoutSeconds", strconv.Itoa(int(watchFor/time.Second)))
 	response, err := c.send(ctx, request{method: "GET", path: r.path(s.Namespace), query: query})
 	if err != nil {
-		if code := statusCode(err); code == 410 || code == 504 {
-			return false, nil // the revision is too old by now
+		switch statusCode(err) {
+		case 410, 504: // the revision is too old by now
+			return false, nil
+		case 403, 405: // whoever may list need not be allowed to watch
+			return false, nil
 		}
 		return false, err
 	}

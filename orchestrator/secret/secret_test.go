@@ -111,7 +111,7 @@ func TestMaskKnowsCommonForms(t *testing.T) {
 func TestMaskOfErrors(t *testing.T) {
 	mask := NewMask("swordfish")
 	plain := fault.Newf("call", fault.Denied, "host", "refused")
-	if got := mask.Error(plain); got != plain {
+	if got := mask.Error(plain); !errors.Is(got, plain) {
 		t.Errorf("an error without secrets became %v", got)
 	}
 	for text, err := range map[string]error{

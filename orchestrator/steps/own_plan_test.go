@@ -61,7 +61,7 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // what it holds was read
+	defer store.Close()
 	runner := orchestrator.NewRunner(orchestrator.Config{Store: store, Definitions: All(), Observer: hush{}, Log: handler, Now: time.Now})
 	_, err = runner.Start(t.Context(), orchestrator.Request{ID: "run-1", Plan: plan})
 	if err == nil || !strings.Contains(err.Error(), "certificate") {

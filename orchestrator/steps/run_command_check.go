@@ -43,7 +43,7 @@ func invalid(field, format string, args ...any) error {
 }
 
 func (s *RunCommand) checkProgram() error {
-	if err := s.Program.check(""); err != nil {
+	if err := s.check(""); err != nil {
 		return err
 	}
 	if s.Reverse != nil {

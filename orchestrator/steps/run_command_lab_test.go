@@ -143,6 +143,18 @@ expectExit: [5]
 	}
 }
 
+// awaitRunning waits until a command shows in a process list.
+func awaitRunning(t *testing.T, running func() string, ended <-chan error) {
+	t.Helper()
+	for running() == "0" {
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended before it was seen: %v", err)
+		default:
+		}
+	}
+}
+
 // TestRunCommandElsewhereEnds: when the context ends, so does what runs there, one that ignores TERM
 // among it.
 func TestRunCommandElsewhereEnds(t *testing.T) {
@@ -157,11 +169,7 @@ func TestRunCommandElsewhereEnds(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			ended := make(chan error, 1)
 			go func() { _, err := step.Do(ctx, w.Run, nil); ended <- err }()
-			for running() == "0" {
-				if ctx.Err() != nil {
-					t.Fatal("it never ran")
-				}
-			}
+			awaitRunning(t, running, ended)
 			cancel(fault.Newf("run step", fault.Transient, "own", "not done after its timeout of 1s"))
 			wantFault(t, <-ended, fault.Transient, "not done after its timeout")
 			if n := running(); n != "0" {
@@ -262,11 +270,7 @@ func TestRunCommandInAPodSurvivesNoCut(t *testing.T) {
 		running := func() string { return output(t, host, "pgrep -fc '[s]leep 986' || true") }
 		ended := make(chan error, 1)
 		go func() { _, err := step.Do(t.Context(), w.Run, nil); ended <- err }()
-		for running() == "0" {
-			if t.Context().Err() != nil {
-				t.Fatal("it never ran")
-			}
-		}
+		awaitRunning(t, running, ended)
 		b.mu.Lock()
 		b.cut()
 		b.mu.Unlock()

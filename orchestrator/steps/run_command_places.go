@@ -77,7 +77,7 @@ func runOnMachine(ctx context.Context, run *orchestrator.Run, name string, j job
 	if err != nil {
 		return place, 0, err
 	}
-	defer host.Close() //nolint:errcheck // the command was waited for
+	defer host.Close()
 	input, reader := j.input()
 	clean := "exec env -i PATH=" + defaultPath + ` HOME="$HOME" LANG=` + defaultLang + " sh -c "
 	err = host.Run(ctx, machine.Command{

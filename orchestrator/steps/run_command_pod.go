@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -157,7 +158,7 @@ func (t *trailer) Write(p []byte) (int, error) {
 	}
 	code, err := strconv.Atoi(string(t.held[after : after+trailerDigits-1]))
 	t.code, t.ended = code, err == nil
-	rest := append(t.held[:at:at], t.held[after+trailerDigits:]...)
+	rest := slices.Concat(t.held[:at], t.held[after+trailerDigits:])
 	t.held = nil
 	_, err = t.to.Write(rest)
 	return len(p), err

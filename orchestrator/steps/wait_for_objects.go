@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -45,7 +45,7 @@ func (s *WaitFor) checkObjects(ctx context.Context, run *orchestrator.Run) error
 	if s.Objects.Kind == "" {
 		return invalid("objects", "kind is missing")
 	}
-	if problems := path.IsValidPathSegmentName(s.Objects.Namespace); len(problems) > 0 {
+	if problems := content.IsPathSegmentName(s.Objects.Namespace); len(problems) > 0 {
 		return invalid("objects.namespace", "it %s", problems[0])
 	}
 	if _, err := labels.Parse(s.Objects.Selector); err != nil {
@@ -116,6 +116,8 @@ func (s *WaitFor) follow(ctx context.Context, run *orchestrator.Run, condition *
 	return client.Follow(ctx, r, s.Objects.selection(), w.every, func(objects []cluster.Object) (bool, error) {
 		holds, err := condition.Holds(ctx, s.variables(objects))
 		switch {
+		case ctx.Err() != nil: // the look was cut off, and tells nothing
+			return false, ctx.Err()
 		case err != nil: // what it reads may be there later
 			w.see(found(objects) + ", " + err.Error())
 		case holds:

@@ -197,8 +197,7 @@ func TestCallHTTPRedirects(t *testing.T) {
 	other := newSite(t, func(http.ResponseWriter, *http.Request) {})
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	var s *site
-	s = newSite(t, func(w http.ResponseWriter, r *http.Request) {
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/here":
 			http.Redirect(w, r, "/there", http.StatusTemporaryRedirect)
