@@ -107,11 +107,20 @@ func newEnvironment(parameters map[string]Parameter, item bool) (*environment, e
 	if item {
 		variables["item"] = cel.StringType
 	}
-	options := []cel.EnvOption{
-		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth), ext.Strings(),
-		ext.NativeTypes(ext.ParseStructTags(true), reflect.TypeFor[ClusterFacts](), reflect.TypeFor[MachineFacts]()),
-		withParameters(parameters),
+	e, err := environmentOf(variables, ext.NativeTypes(ext.ParseStructTags(true), reflect.TypeFor[ClusterFacts](), reflect.TypeFor[MachineFacts]()),
+		withParameters(parameters))
+	if err != nil {
+		return nil, err
 	}
+	e.parameters = parameters
+	return e, nil
+}
+
+// environmentOf gives every expression the same language and limits.
+func environmentOf(variables map[string]*cel.Type, options ...cel.EnvOption) (*environment, error) {
+	options = append([]cel.EnvOption{
+		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth), ext.Strings(),
+	}, options...)
 	known := slices.Sorted(maps.Keys(variables))
 	for _, name := range known {
 		options = append(options, cel.Variable(name, variables[name]))
@@ -120,7 +129,7 @@ func newEnvironment(parameters map[string]Parameter, item bool) (*environment, e
 	if err != nil {
 		return nil, fault.New("prepare expressions", fault.Internal, "", err)
 	}
-	return &environment{env, known, parameters}, nil
+	return &environment{env: env, variables: known}, nil
 }
 
 // parametersType is the type of the variable params: an object whose fields are a plan's parameters.

@@ -41,6 +41,9 @@ type Client struct {
 	http   *http.Client
 	typed  kubernetes.Interface
 	pool   *pool
+	config *rest.Config // for connections that become streams
+	// tunnelled says that connections are opened by the caller's own function.
+	tunnelled bool
 }
 
 // Connect reads a kubeconfig and returns a client. It makes no request.
@@ -64,7 +67,10 @@ func Connect(access Access) (*Client, error) {
 	if err != nil {
 		return nil, fault.New("connect to cluster", fault.Invalid, config.Host, err)
 	}
-	return &Client{server: base.Scheme + "://" + base.Host, http: httpClient, typed: typed, pool: transports}, nil
+	return &Client{
+		server: base.Scheme + "://" + base.Host, http: httpClient, typed: typed, pool: transports,
+		config: config, tunnelled: access.DialContext != nil,
+	}, nil
 }
 
 // Kubernetes returns a typed client over the same connections.

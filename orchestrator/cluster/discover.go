@@ -23,6 +23,7 @@ type Resource struct {
 	Kind       string
 	Namespaced bool
 	Creatable  bool // objects can be created
+	Watchable  bool // changes can be followed
 	// Foreign says that another API server serves it from a storage of its own, to which the
 	// cluster's revisions mean nothing.
 	Foreign bool
@@ -107,7 +108,7 @@ func listable(list *metav1.APIResourceList, foreign map[string]bool) ([]Resource
 		}
 		resources = append(resources, Resource{
 			Group: version.Group, Version: version.Version, Name: r.Name, Kind: r.Kind, Namespaced: r.Namespaced,
-			Creatable: slices.Contains(r.Verbs, "create"), Foreign: foreign[version.Group],
+			Creatable: slices.Contains(r.Verbs, "create"), Watchable: slices.Contains(r.Verbs, "watch"), Foreign: foreign[version.Group],
 		})
 	}
 	return resources, left, nil

@@ -175,6 +175,15 @@ func TestRunEnds(t *testing.T) {
 	if err := h.Run(t.Context(), Command{Script: "echo a; echo why >&2; exit 7"}); !errors.As(err, &exit) || exit.Code != 7 || exit.Diagnostics != "why" {
 		t.Errorf("exit 7: %v", err)
 	}
+	// Where somebody takes standard error, what it says means nothing to us.
+	var said bytes.Buffer
+	err := h.Run(t.Context(), Command{Script: "echo No space left on device >&2; exit 7", Stderr: &said})
+	if !errors.As(err, &exit) || exit.Code != 7 || said.String() != "No space left on device\n" {
+		t.Errorf("exit 7 with %q: %v", said.String(), err)
+	}
+	if err := h.Run(t.Context(), Command{Script: "exec cat /dev/zero >&2", Stderr: &failing{1 << 20}}); !fault.Is(err, fault.NoSpace) {
+		t.Errorf("nobody takes its errors: %v", err)
+	}
 }
 
 func TestFullMachine(t *testing.T) {

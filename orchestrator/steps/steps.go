@@ -11,6 +11,7 @@ import (
 func All() []orchestrator.Definition {
 	capture := []plans.Purpose{plans.Capture}
 	recovery := []plans.Purpose{plans.Recover, plans.Drill}
+	all := []plans.Purpose{plans.Capture, plans.Recover, plans.Drill, plans.Migrate}
 	return []orchestrator.Definition{
 		{ID: "snapshot-etcd", Summary: "store a verified snapshot of etcd", Purposes: capture,
 			Layer: "etcd", New: func() orchestrator.Step { return &SnapshotEtcd{} }},
@@ -38,7 +39,15 @@ func All() []orchestrator.Definition {
 			Layer: "namespaces", New: func() orchestrator.Step { return &ReplayNamespaces{} }},
 		{ID: "verify-cluster", Summary: "compare the living cluster with the recovery point", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			New: func() orchestrator.Step { return &VerifyCluster{} }},
-		{ID: "approve", Summary: "wait until somebody decides, or has done something by hand", Purposes: []plans.Purpose{plans.Capture, plans.Recover, plans.Drill, plans.Migrate},
+		{ID: "approve", Summary: "wait until somebody decides, or has done something by hand", Purposes: all,
 			Waits: true, New: func() orchestrator.Step { return &Approve{} }},
+		{ID: "run-command", Summary: "run a program on the runner, on a machine or in a pod", Purposes: all,
+			New: func() orchestrator.Step { return &RunCommand{} }},
+		{ID: "call-http", Summary: "make an HTTP request and look at the answer", Purposes: all,
+			New: func() orchestrator.Step { return &CallHTTP{} }},
+		{ID: "wait-for", Summary: "wait until objects, an HTTP answer or a TCP port are as they shall be", Purposes: all,
+			Waits: true, New: func() orchestrator.Step { return &WaitFor{} }},
+		{ID: "notify", Summary: "send a message to a webhook", Purposes: all,
+			New: func() orchestrator.Step { return &Notify{} }},
 	}
 }
