@@ -68,6 +68,8 @@ type SettledItem struct {
 	Name  string `json:"name"`
 	Text  string `json:"text"`            // what was found, in a few words
 	Acted int    `json:"acted,omitempty"` // objects changed or deleted
+	// Seconds is how long after the start it was settled.
+	Seconds float64 `json:"seconds"`
 }
 
 // pollEvery is how often a condition is looked at that cannot be watched more cheaply.
@@ -145,7 +147,7 @@ func (s *settling) settle(ctx context.Context, item settleItem) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done = append(s.done, SettledItem{Name: item.name, Text: text, Acted: acted})
+	s.done = append(s.done, SettledItem{Name: item.name, Text: text, Acted: acted, Seconds: s.Now().Sub(s.began).Seconds()})
 	return nil
 }
 

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +113,13 @@ func (h *Host) RestoreRootfs(ctx context.Context, keep []string, r io.Reader) er
 	reading, writing := io.Pipe()
 	result := make(chan error, 1)
 	go func() {
-		// Tee: tar on the machine reads the very bytes that were checked here.
-		err := checkArchive(io.TeeReader(r, writing))
+		// Tee: tar on the machine reads the very bytes that were checked here. The last byte of a header
+		// leaves the buffer after the header was checked.
+		out := bufio.NewWriterSize(writing, restoreBuffer)
+		err := checkArchive(io.TeeReader(bufio.NewReaderSize(r, restoreBuffer), out))
+		if err == nil {
+			err = out.Flush()
+		}
 		_ = writing.CloseWithError(err) // nil closes it
 		result <- err
 	}()
@@ -124,6 +130,10 @@ func (h *Host) RestoreRootfs(ctx context.Context, keep []string, r io.Reader) er
 	}
 	return err
 }
+
+// restoreBuffer gathers what tar's reader asks for in blocks of 512 bytes: each of them would be a packet
+// of SSH otherwise.
+const restoreBuffer = 256 << 10
 
 // checkArchive reads a tar to its end and refuses names that lead out of the root, and files that
 // would be written through a symbolic link of the same archive.
