@@ -24,7 +24,7 @@ const (
 // refusal is the data of command.refused.
 type refusal struct {
 	journal.Command
-	Error string `json:"error"`
+	Failure
 }
 
 // answerWithin bounds the wait for a living owner's answer to a command.
@@ -67,7 +67,7 @@ func (r *Runner) ask(ctx context.Context, id string, command journal.Command) er
 			return nil
 		}
 		if event.Type == CommandRefused {
-			refused = fault.Newf(command.Verb+" run", fault.Invalid, id, "%s", answer.Error)
+			refused = fault.Newf("ask run", fault.ParseKind(answer.Kind), id, "%s", answer.Error)
 		}
 		return answered
 	})
@@ -104,7 +104,7 @@ func (x *execution) obeyIdle(ctx context.Context, command journal.Command) error
 func (x *execution) obey(ctx context.Context, command journal.Command) error {
 	err := x.judge(command)
 	if err != nil {
-		return errors.Join(err, x.record(ctx, CommandRefused, command.Step, "", 0, refusal{command, err.Error()}, &command))
+		return errors.Join(err, x.record(ctx, CommandRefused, command.Step, "", 0, refusal{command, failure(err)}, &command))
 	}
 	switch command.Verb {
 	case VerbPause:

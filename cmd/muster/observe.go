@@ -86,7 +86,8 @@ func eventLine(event journal.Event) string {
 	}
 	line := fmt.Sprintf("%s  %-16s %s", event.Time.Format(time.TimeOnly), event.Type, where)
 	switch event.Type {
-	case orchestrator.StepFailed, orchestrator.StepRetry, orchestrator.RunFailed, orchestrator.RunInterrupted, orchestrator.RunCancelled:
+	case orchestrator.StepFailed, orchestrator.StepRetry, orchestrator.RunFailed, orchestrator.RunInterrupted, orchestrator.RunCancelled, orchestrator.RunPaused,
+		orchestrator.RunUndoing, orchestrator.RunUndoFailed, orchestrator.StepUndoFailed, orchestrator.CommandRefused:
 		var failure orchestrator.Failure
 		if json.Unmarshal(event.Data, &failure) == nil && failure.Error != "" {
 			line += ": " + failure.Error

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
@@ -27,7 +30,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MUSTER_STATE_DIR", env.WorkDir+"/state")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity, "await": await, "run-id": runID, "expand": expand},
 	})
 }
 
@@ -60,6 +63,52 @@ func identity(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.String()+"\n"), 0o600))
 	ts.Setenv(args[1], made.Recipient().String())
+}
+
+// await repeats a command until its output matches: await PATTERN COMMAND ARGS…
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await PATTERN COMMAND ARGS…")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	out := ""
+	for range awaitTries { // each try is a process that joins the journal: it takes its time
+		if err := ts.Exec(args[1], args[2:]...); err == nil {
+			out = ts.ReadFile("stdout")
+		}
+		if pattern.MatchString(out) {
+			return
+		}
+	}
+	ts.Fatalf("it does not come to %s: %s", args[0], out)
+}
+
+const awaitTries = 300
+
+// runID puts the ID of the newest run into the environment: run-id VARIABLE
+func runID(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: run-id VARIABLE")
+	}
+	ts.Check(ts.Exec("muster", "runs", "list", "-o", "json"))
+	var runs []struct {
+		Run string `json:"run"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &runs))
+	if len(runs) == 0 {
+		ts.Fatalf("there is no run")
+	}
+	ts.Setenv(args[0], runs[0].Run)
+}
+
+// expand replaces variables of the environment in a file: expand FILE
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand FILE")
+	}
+	text := strings.ReplaceAll(ts.ReadFile(args[0]), "$WORK", ts.Getenv("WORK"))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // mode wants a file's permissions: mode 0600 FILE
