@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/journal"
+	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/etcd"
 )
 
@@ -163,56 +165,60 @@ func fencedPlan() []string {
 	return []string{"id: first, uses: touch", "id: slow, uses: touch, needs: [first]", "id: last, uses: touch, needs: [slow]"}
 }
 
-// TestAStoppedRunnerIsFenced stops a runner past its lease; another one adopts the run and finishes it.
-// When the first one goes on it is refused, says so, and has done nothing more.
-func TestAStoppedRunnerIsFenced(t *testing.T) {
-	c := etcd.Need(t, 1)
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "etcd"), strings.Join([]string{strings.Join(c.Endpoints(), ","), c.CAFile, c.CertFile, c.KeyFile}, " "))
-	if err := os.Mkdir(filepath.Join(dir, "world"), 0o700); err != nil {
+// child is a process that owns a run on an external etcd, in its step "slow".
+type child struct {
+	*exec.Cmd
+	dir         string
+	in          io.WriteCloser
+	diagnostics strings.Builder
+}
+
+// startChild starts the process, by itself or through another program, and returns when it is slow.
+func startChild(t *testing.T, c *etcd.Cluster, through ...string) *child {
+	t.Helper()
+	p := &child{dir: t.TempDir()}
+	write(t, filepath.Join(p.dir, "etcd"), strings.Join([]string{strings.Join(c.Endpoints(), ","), c.CAFile, c.CertFile, c.KeyFile}, " "))
+	if err := os.Mkdir(filepath.Join(p.dir, "world"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	child := exec.CommandContext(t.Context(), os.Args[0])
-	child.Env = append(os.Environ(), "MUSTER_TEST_FENCED_DIR="+dir)
-	var diagnostics strings.Builder
-	child.Stderr = &diagnostics
-	out, err := child.StdoutPipe()
+	command := append(through, os.Args[0])
+	p.Cmd = exec.CommandContext(t.Context(), command[0], command[1:]...)
+	p.Env = append(os.Environ(), "MUSTER_TEST_FENCED_DIR="+p.dir)
+	p.Stderr = &p.diagnostics
+	out, err := p.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := child.StdinPipe()
-	if err != nil {
+	if p.in, err = p.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := child.Start(); err != nil {
+	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, len("SLOW\n"))); err != nil {
-		t.Fatal(err, diagnostics.String())
+		t.Fatal(err, p.diagnostics.String())
 	}
-	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+	return p
+}
+
+// goOn lets the slow step end, and wants the process to be refused.
+func (p *child) goOn(t *testing.T) {
+	t.Helper()
+	if _, err := io.WriteString(p.in, "!"); err != nil && !errors.Is(err, syscall.EPIPE) {
 		t.Fatal(err)
 	}
-	w := newWorld(filepath.Join(dir, "world"))
-	r := runnerOn(t, external(c, io.Discard), w)
-	if _, err := r.Resume(t.Context(), "run-1"); !fault.Is(err, fault.Busy) {
-		t.Fatalf("a run was taken from a process that lives: %v", err)
-	}
-	adopted := adopt(t, r)
-	if !adopted.Complete() {
-		t.Fatalf("%+v", adopted)
-	}
-	if err := child.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(in, "!"); err != nil && !errors.Is(err, syscall.EPIPE) {
-		t.Fatal(err)
-	}
-	err = child.Wait()
+	err := p.Wait()
+	said := p.diagnostics.String()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 7 || !strings.Contains(diagnostics.String(), "belongs to another process") && !strings.Contains(diagnostics.String(), "took this run over") {
-		t.Errorf("the first runner ended with %v: %s", err, diagnostics.String())
+	if !errors.As(err, &exit) || exit.ExitCode() != 7 ||
+		!strings.Contains(said, "belongs to another process") && !strings.Contains(said, "took this run over") && !strings.Contains(said, "lease ended") {
+		t.Errorf("the first runner ended with %v: %s", err, said)
 	}
+}
+
+// checkOnce wants every effect once, and one history.
+func (p *child) checkOnce(t *testing.T, r *Runner, w *world) {
+	t.Helper()
 	if effects := w.effects(t); !slices.Equal(effects, []string{"run-1-first", "run-1-last", "run-1-slow"}) {
 		t.Errorf("the world holds %v", effects)
 	}
@@ -229,6 +235,124 @@ func TestAStoppedRunnerIsFenced(t *testing.T) {
 	}
 	if counts["step.verified slow"] != 1 || counts["step.verified last"] != 1 || counts["run.completed "] != 1 {
 		t.Errorf("the journal holds %v", counts)
+	}
+}
+
+// TestAStoppedRunnerIsFenced stops a runner past its lease; another one adopts the run and finishes it.
+// When the first one goes on it is refused, says so, and has done nothing more.
+func TestAStoppedRunnerIsFenced(t *testing.T) {
+	c := etcd.Need(t, 1)
+	p := startChild(t, c)
+	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(filepath.Join(p.dir, "world"))
+	r := runnerOn(t, external(c, io.Discard), w)
+	if _, err := r.Resume(t.Context(), "run-1"); !fault.Is(err, fault.Busy) {
+		t.Fatalf("a run was taken from a process that lives: %v", err)
+	}
+	if report := adopt(t, r); !report.Complete() {
+		t.Fatalf("%+v", report)
+	}
+	if err := p.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.goOn(t)
+	p.checkOnce(t, r, w)
+}
+
+// TestARunnerThatIsCutOffIsFenced cuts the network between a runner, which runs in a lab machine's
+// network, and the journal's etcd, until another one has adopted its run; then the network is back.
+func TestARunnerThatIsCutOffIsFenced(t *testing.T) {
+	testenv.Need(t)
+	const name = "cutoff"
+	if err := testenv.Remove(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := testenv.Remove(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := testenv.Create(t.Context(), name, func(string, ...any) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.NewMachine(t.Context(), testenv.Machine{Name: "cutoff-runner", Role: testenv.RoleBlank}); err != nil {
+		t.Fatal(err)
+	}
+	c := etcd.NeedAt(t, 1, l.Gateway())
+	p := startChild(t, c, "ip", "netns", "exec", l.Namespace("cutoff-runner"))
+	cut := func(action string) {
+		script := "iptables " + action + " OUTPUT -p tcp -d " + l.Gateway() + " -j DROP"
+		if _, err := l.Exec(t.Context(), "cutoff-runner", script, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut("-I")
+	w := newWorld(filepath.Join(p.dir, "world"))
+	r := runnerOn(t, external(c, io.Discard), w)
+	if report := adopt(t, r); !report.Complete() {
+		t.Fatalf("%+v", report)
+	}
+	cut("-D")
+	p.goOn(t)
+	p.checkOnce(t, r, w)
+}
+
+// TestSeveralRunsAreAdoptedAtOnce interrupts two runs; adopted side by side, each has its own history.
+func TestSeveralRunsAreAdoptedAtOnce(t *testing.T) {
+	r, w := newRunner(t)
+	for _, id := range []string{"run-1", "run-2"} {
+		plan := request(t, w, "id: first, uses: touch", "id: each, uses: touch-each, needs: [first]", "id: last, uses: touch, needs: [each]")
+		plan.ID = id
+		x, err := r.prepare(t.Context(), plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Store.Create(t.Context(), x.header); err != nil {
+			t.Fatal(err)
+		}
+		if x.journal, err = r.Store.Acquire(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		// As a process leaves it that dies in its first step.
+		if err := errors.Join(x.moveRun(t.Context(), RunStarted, nil), x.move(t.Context(), StepIntent, x.ledger.byID["first"].whole, nil), x.release(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reports := map[string]*Report{}
+	var mu sync.Mutex
+	if err := r.Adopt(t.Context(), true, func(id string, report *Report, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			t.Error(err)
+		}
+		reports[id] = report
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"run-1", "run-2"} {
+		if report := reports[id]; report == nil || !report.Complete() || report.Run != id {
+			t.Errorf("%s: %+v", id, report)
+		}
+		events, err := r.Store.Events(t.Context(), id, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verified := 0
+		for _, event := range events {
+			if event.Type == StepVerified {
+				verified++
+			}
+		}
+		if verified != 5 {
+			t.Errorf("%s: its journal verifies %d tasks", id, verified)
+		}
+	}
+	if effects := w.effects(t); len(effects) != 10 {
+		t.Errorf("the world holds %v", effects)
 	}
 }
 

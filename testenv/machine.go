@@ -111,7 +111,7 @@ func (l *Lab) prepare(ctx context.Context, m *Machine) error {
 	own := map[string]string{
 		"etc/hostname":              m.Name + "\n",
 		"etc/hosts":                 "127.0.0.1 localhost\n" + m.Address + " " + m.Name + "\n",
-		"etc/resolv.conf":           "nameserver " + l.gateway() + "\n",
+		"etc/resolv.conf":           "nameserver " + l.Gateway() + "\n",
 		"root/.ssh/authorized_keys": string(key),
 	}
 	if m.Role == RoleBalancer {

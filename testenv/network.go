@@ -11,7 +11,8 @@ import (
 
 func (l *Lab) bridge() string { return fmt.Sprintf("mlab%d", l.State.Number) }
 
-func (l *Lab) gateway() string { return fmt.Sprintf("10.86.%d.1", l.State.Number) }
+// Gateway is this machine's address on the lab's bridge.
+func (l *Lab) Gateway() string { return fmt.Sprintf("10.86.%d.1", l.State.Number) }
 
 // netns and veth are derived, so that a crash between making and recording them loses nothing.
 func netns(machine string) string { return "mlab-" + machine }
@@ -26,7 +27,7 @@ func (l *Lab) makeBridge(ctx context.Context) error {
 	}
 	return run(ctx, [][]string{
 		{"ip", "link", "add", l.bridge(), "type", "bridge"},
-		{"ip", "address", "add", l.gateway() + "/24", "dev", l.bridge()},
+		{"ip", "address", "add", l.Gateway() + "/24", "dev", l.bridge()},
 		{"ip", "link", "set", l.bridge(), "up"},
 	})
 }
@@ -62,7 +63,7 @@ func (l *Lab) connect(ctx context.Context, name, address string) error {
 		{"ip", "-n", ns, "address", "add", address + "/24", "dev", "eth0"},
 		{"ip", "-n", ns, "link", "set", "eth0", "up"},
 		{"ip", "-n", ns, "link", "set", "lo", "up"},
-		{"ip", "-n", ns, "route", "add", "default", "via", l.gateway()},
+		{"ip", "-n", ns, "route", "add", "default", "via", l.Gateway()},
 	})
 }
 
@@ -108,3 +109,6 @@ func (l *Lab) freeAddress(name string) string {
 		}
 	}
 }
+
+// Namespace is the name of a machine's network namespace, as ip-netns(8) knows it.
+func (l *Lab) Namespace(machine string) string { return netns(machine) }

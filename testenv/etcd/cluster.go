@@ -1,4 +1,4 @@
-// Package etcd runs real etcd clusters as processes on loopback, with TLS, for tests that kill and stop
+// Package etcd runs real etcd clusters as processes of this machine, with TLS, for tests that kill and stop
 // members.
 package etcd
 
@@ -35,6 +35,7 @@ type Cluster struct {
 
 	dir     string
 	program string
+	address string
 	members []*member
 }
 
@@ -48,8 +49,14 @@ type member struct {
 // fails when CI is set.
 func Need(t testing.TB, n int) *Cluster {
 	t.Helper()
+	return NeedAt(t, n, "127.0.0.1")
+}
+
+// NeedAt starts a cluster at an address of this machine, of a lab's bridge for one.
+func NeedAt(t testing.TB, n int, address string) *Cluster {
+	t.Helper()
 	bin := apiserver.NeedBinaries(t)
-	c := &Cluster{dir: t.TempDir(), program: filepath.Join(bin, "etcd")}
+	c := &Cluster{dir: t.TempDir(), program: filepath.Join(bin, "etcd"), address: address}
 	t.Cleanup(c.stop)
 	if err := c.start(t.Context(), n); err != nil {
 		t.Fatal(errors.Join(err, c.logs()))
@@ -62,7 +69,7 @@ func (c *Cluster) start(ctx context.Context, n int) error {
 		return err
 	}
 	for i := range n {
-		m, err := newMember(fmt.Sprintf("m%d", i))
+		m, err := c.newMember(fmt.Sprintf("m%d", i))
 		if err != nil {
 			return err
 		}
@@ -76,10 +83,10 @@ func (c *Cluster) start(ctx context.Context, n int) error {
 	return c.Ready(ctx)
 }
 
-func newMember(name string) (*member, error) {
+func (c *Cluster) newMember(name string) (*member, error) {
 	m := &member{name: name}
 	for _, into := range []*string{&m.client, &m.peer} {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", net.JoinHostPort(c.address, "0"))
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +104,7 @@ func (c *Cluster) identity() error {
 		return err
 	}
 	certificate, key, err := authority.Issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "etcd"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		Subject: pkix.Name{CommonName: "etcd"}, IPAddresses: []net.IP{net.ParseIP(c.address)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
@@ -170,7 +177,7 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 			}
 		}
 	}
-	fresh, err := newMember(c.members[i].name + "r")
+	fresh, err := c.newMember(c.members[i].name + "r")
 	if err != nil {
 		return err
 	}
