@@ -29,8 +29,8 @@ func (l *ledger) goOn(at time.Time) {
 //
 // What all steps waited and worked, After and Paused make up Seconds.
 type CriticalPath struct {
-	Seconds float64        `json:"seconds"` // the run's, pauses included
-	Steps   []CriticalStep `json:"steps"`   // in the order of time
+	Seconds float64        `json:"seconds"`                 // the run's, pauses included
+	Steps   []CriticalStep `json:"steps"`                   // in the order of time
 	After   float64        `json:"afterSeconds"`            // from the last step's end to the run's
 	Paused  float64        `json:"pausedSeconds,omitempty"` // when nobody worked on the run
 }
