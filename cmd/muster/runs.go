@@ -16,7 +16,7 @@ import (
 
 func (a *app) runsCommand() *cobra.Command {
 	command := group("runs", "List, show, resume and control runs")
-	command.AddCommand(a.runsList(), a.runsShow(), a.runsWatch(), a.runsResume(), a.runsAdopt(), a.runsPrune(),
+	command.AddCommand(a.runsList(), a.runsShow(), a.runsWatch(), a.runsGraph(), a.runsResume(), a.runsAdopt(), a.runsPrune(),
 		a.runsPause(), a.runsCancel(), a.runsRetry(), a.runsSkip(),
 		a.runsDecide(orchestrator.VerbApprove, "Approve a step that waits for a decision"),
 		a.runsDecide(orchestrator.VerbReject, "Reject a step that waits for a decision"))
