@@ -152,12 +152,61 @@ func TestLayoutKeepsApart(t *testing.T) {
 		if boxes != len(steps) {
 			t.Fatalf("%d boxes for %d steps", boxes, len(steps))
 		}
-		for _, arrow := range l.arrows {
-			for i := 1; i < len(arrow); i++ {
-				if arrow[i].column != arrow[i-1].column+1 || i < len(arrow)-1 && arrow[i].step >= 0 {
-					t.Fatalf("an arrow jumps: %+v", arrow)
+		arrows := map[[2]int]int{} // how many columns each goes on
+		for _, s := range l.segments {
+			if s.to.column != s.from.column+1 {
+				t.Fatalf("an arrow jumps: %+v", s)
+			}
+			for _, need := range s.needs {
+				arrows[need]++
+			}
+		}
+		for to, step := range g.needs {
+			for _, from := range step {
+				if arrows[[2]int{from, to}] != l.boxes[to].column-l.boxes[from].column {
+					t.Fatalf("the arrow from %d to %d is not whole: %v", from, to, arrows)
 				}
 			}
 		}
 	})
+}
+
+func TestInversions(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		numbers := rapid.SliceOfN(rapid.IntRange(0, 9), 0, 20).Draw(t, "numbers")
+		want := 0
+		for i, a := range numbers {
+			for _, b := range numbers[i+1:] {
+				if a > b {
+					want++
+				}
+			}
+		}
+		if got := inversions(slices.Clone(numbers)); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
+	})
+}
+
+// TestLargePlansAreDrawn draws what would take for ever if every arrow had a lane of its own.
+func TestLargePlansAreDrawn(t *testing.T) {
+	steps := make([]Step, 2000)
+	for i := range steps {
+		steps[i] = Step{ID: fmt.Sprintf("s%d", i), Uses: "x"}
+		if i > 0 {
+			steps[i].Needs = []string{fmt.Sprintf("s%d", i-1), fmt.Sprintf("s%d", i/2)}
+		}
+		if i > 1990 {
+			for j := range i {
+				steps[i].Needs = append(steps[i].Needs, fmt.Sprintf("s%d", j))
+			}
+		}
+	}
+	g, err := NewGraph(steps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (Drawing{Graph: g}).SVG(io.Discard); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -5,21 +5,27 @@ import (
 	"slices"
 )
 
-// layout places a graph's steps in columns, each step one column after the last of those it needs. An
-// arrow over several columns has a place of its own in each column that it passes: nothing is drawn over
-// a box.
+// layout places a graph's steps in columns, each step one column after the last of those it needs. Long
+// arrows to one step share a lane, which has a place of its own in each column that it passes: nothing is
+// drawn over a box.
 type layout struct {
-	columns [][]*spot
-	boxes   []*spot  // by step
-	arrows  [][]spot // each from a step, through the places it passes, to a step
+	columns  [][]*spot
+	boxes    []*spot // by step
+	segments []*segment
 }
 
-// spot is where a box stands, or where an arrow passes a column.
+// spot is where a box stands, or where a lane passes a column.
 type spot struct {
-	step          int // -1 for an arrow
+	step          int // -1 for a lane
 	column, order int
 	y, height     float64 // of the middle; and of what stands there
 	before, after []*spot
+}
+
+// segment is a part of arrows, from one spot to another, most often in the next column.
+type segment struct {
+	from, to *spot
+	needs    [][2]int // the arrows that it is part of: from step, to step
 }
 
 // The room between what stands in one column.
@@ -32,16 +38,9 @@ const (
 func newLayout(g *Graph, height float64) *layout {
 	l := &layout{}
 	l.place(g, height)
-	chains := l.connect(g)
+	l.connect(g)
 	l.untangle()
 	l.align()
-	for _, chain := range chains {
-		arrow := make([]spot, 0, len(chain))
-		for _, p := range chain {
-			arrow = append(arrow, *p)
-		}
-		l.arrows = append(l.arrows, arrow)
-	}
 	return l
 }
 
@@ -62,23 +61,42 @@ func (l *layout) add(column, step int, height float64) *spot {
 	return p
 }
 
-// connect makes the arrows, and the places where they pass columns.
-func (l *layout) connect(g *Graph) (chains [][]*spot) {
+// mostLanes bounds the places of lanes: a picture of more is no picture, and its arrows go straight.
+const mostLanes = 20_000
+
+// connect makes the arrows, and their lanes.
+func (l *layout) connect(g *Graph) {
+	lanes := 0
 	for to := range g.steps {
+		target := l.boxes[to]
+		ways := map[*spot]*segment{} // by where they begin: from a lane there is one, to the target
+		lane := make(map[int]*spot)
 		for _, from := range g.needs[to] {
-			chain := []*spot{l.boxes[from]}
-			for column := l.boxes[from].column + 1; column < l.boxes[to].column; column++ {
-				chain = append(chain, l.add(column, -1, 0))
+			at := l.boxes[from]
+			for at != target {
+				next := target
+				if column := at.column + 1; column < target.column && lanes < mostLanes {
+					if lane[column] == nil {
+						lane[column] = l.add(column, -1, 0)
+						lanes++
+					}
+					next = lane[column]
+				}
+				if ways[at] == nil {
+					ways[at] = l.join(at, next)
+				}
+				ways[at].needs = append(ways[at].needs, [2]int{from, to})
+				at = ways[at].to
 			}
-			chain = append(chain, l.boxes[to])
-			for i := 1; i < len(chain); i++ {
-				chain[i-1].after = append(chain[i-1].after, chain[i])
-				chain[i].before = append(chain[i].before, chain[i-1])
-			}
-			chains = append(chains, chain)
 		}
 	}
-	return chains
+}
+
+func (l *layout) join(from, to *spot) *segment {
+	s := &segment{from: from, to: to}
+	l.segments = append(l.segments, s)
+	from.after, to.before = append(from.after, to), append(to.before, from)
+	return s
 }
 
 // sweeps is how often the columns are gone through; more of it changes little.
@@ -142,28 +160,38 @@ func sortByNeighbours(column []*spot, forth bool) {
 	numbered(column)
 }
 
-// mostCounted bounds the arrows between two columns whose crossings are counted: the count takes their
-// square, and a picture of more is no picture.
-const mostCounted = 2000
-
+// crossings counts the arrows that cross between columns.
 func (l *layout) crossings() int {
 	count := 0
 	for _, column := range l.columns {
-		var ends [][2]int
+		var ends []int // where the arrows end, in the order in which they begin
 		for _, p := range column {
+			after := make([]int, 0, len(p.after))
 			for _, n := range p.after {
-				ends = append(ends, [2]int{p.order, n.order})
+				after = append(after, n.order)
 			}
+			slices.Sort(after)
+			ends = append(ends, after...)
 		}
-		if len(ends) > mostCounted {
-			continue
-		}
-		for i, a := range ends {
-			for _, b := range ends[i+1:] {
-				if (a[0]-b[0])*(a[1]-b[1]) < 0 {
-					count++
-				}
-			}
+		count += inversions(ends)
+	}
+	return count
+}
+
+// inversions counts the pairs that stand in the wrong order, by merging halves; it sorts the numbers.
+func inversions(of []int) int {
+	if len(of) < 2 {
+		return 0
+	}
+	left, right := slices.Clone(of[:len(of)/2]), of[len(of)/2:]
+	count := inversions(left) + inversions(right)
+	right = slices.Clone(right)
+	for i := range of {
+		if len(right) == 0 || len(left) > 0 && left[0] <= right[0] {
+			of[i], left = left[0], left[1:]
+		} else {
+			of[i], right = right[0], right[1:]
+			count += len(left)
 		}
 	}
 	return count

@@ -81,8 +81,8 @@ func (p *picture) draw() string {
 	p.line(`<rect width="%d" height="%d" fill="#ffffff"/>`, p.right, bottom)
 	p.line(`<text x="%d" y="28" font-size="16" font-weight="bold" fill="#1f2328">%s</text>`, pageMargin, xmlText(clipped(p.Title, 100)))
 	p.line(`<text x="%d" y="46" fill="#57606a">%s</text>`, pageMargin, xmlText(clipped(p.Note, 140)))
-	for _, arrow := range p.arrows {
-		p.arrow(arrow)
+	for _, s := range p.segments {
+		p.segment(s)
 	}
 	for i := range p.boxes {
 		p.step(i)
@@ -114,24 +114,25 @@ func (d Drawing) words() string {
 	return b.String()
 }
 
-// arrow bends between columns, and runs straight where it passes one.
-func (p *picture) arrow(through []spot) {
-	first, last := through[0], through[len(through)-1]
-	path := fmt.Sprintf("M%d %d", p.x(first.column)+p.box, p.y(first.y))
-	from := p.y(first.y)
-	for i, at := range through[1:] {
-		x, to := p.x(at.column), p.y(at.y)
-		path += fmt.Sprintf("C%d %d %d %d %d %d", x-columnGap/2, from, x-columnGap/2, to, x, to)
-		if i < len(through)-2 {
-			path += fmt.Sprintf("H%d", x+p.box)
+// segment bends between columns, and runs straight where it passes one.
+func (p *picture) segment(s *segment) {
+	x, from, to := p.x(s.from.column), p.y(s.from.y), p.y(s.to.y)
+	path := fmt.Sprintf("M%d %d", x+p.box, from)
+	if s.from.step < 0 {
+		path = fmt.Sprintf("M%d %dH%d", x, from, x+p.box)
+	}
+	x = p.x(s.to.column)
+	path += fmt.Sprintf("C%d %d %d %d %d %d", x-columnGap/2, from, x-columnGap/2, to, x, to)
+	width, tip := "1.4", ""
+	for _, need := range s.needs {
+		if p.critical(p.Graph.steps[need[0]].ID, p.Graph.steps[need[1]].ID) {
+			width = "3.2"
 		}
-		from = to
 	}
-	width := "1.4"
-	if p.critical(p.Graph.steps[first.step].ID, p.Graph.steps[last.step].ID) {
-		width = "3.2"
+	if s.to.step >= 0 {
+		tip = ` marker-end="url(#muster-tip)"`
 	}
-	p.line(`<path d="%s" fill="none" stroke="#57606a" stroke-width="%s" marker-end="url(#muster-tip)"/>`, path, width)
+	p.line(`<path d="%s" fill="none" stroke="#57606a" stroke-width="%s"%s/>`, path, width, tip)
 }
 
 func (p *picture) step(i int) {
