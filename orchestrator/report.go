@@ -27,6 +27,7 @@ type Report struct {
 	Pauses   []Pause      `json:"pauses,omitempty"` // when nobody worked on it
 	Steps    []StepReport `json:"steps"`
 	Layers   []Summary    `json:"layers,omitempty"`
+	Sealed   *Sealed      `json:"sealed,omitempty"` // of a capture
 	Findings []Finding    `json:"findings,omitempty"`
 	Failure  *Failure     `json:"failure,omitempty"`
 
@@ -84,7 +85,7 @@ func (x *execution) report() *Report {
 		steps = append(steps, x.stepReport(step))
 	}
 	out := x.outline(steps)
-	out.Layers = x.layers()
+	out.Layers, out.Sealed = x.layers(), x.sealed()
 	out.Findings = x.ledger.report()
 	out.judge()
 	return out
@@ -348,11 +349,14 @@ func (r *Runner) Runs(ctx context.Context) ([]*Report, error) {
 	return out, nil
 }
 
+// stateUnreadable stands in lists for the state of a run that can't be told.
+const stateUnreadable = "unreadable"
+
 // unreadable stands for a run whose journal this program can't follow, so that one such run does
 // not hide the others.
 func unreadable(header journal.Header, err error) *Report {
 	return &Report{
 		Run: header.ID, Plan: header.Plan, Digest: header.PlanDigest, Purpose: header.Purpose, Cluster: header.Cluster,
-		State: "unreadable", Started: header.Created, Failure: &Failure{Kind: fault.KindOf(err).String(), Error: err.Error()},
+		State: stateUnreadable, Started: header.Created, Failure: &Failure{Kind: fault.KindOf(err).String(), Error: err.Error()},
 	}
 }
