@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/musterdr/muster/state/journal"
 )
 
 // at is so many seconds after the run began.
@@ -140,4 +142,25 @@ func drawSteps(t *rapid.T) (steps []StepReport, last float64) {
 		last = max(last, ends[id])
 	}
 	return steps, last
+}
+
+// TestPausesAreNoWork follows a run that fails, is undone much later, and tried again after that.
+func TestPausesAreNoWork(t *testing.T) {
+	r, w := newRunner(t)
+	x, err := r.prepare(t.Context(), request(t, w, "id: one, uses: touch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []journal.Event{
+		{Type: RunStarted, Time: at(0)}, {Type: StepIntent, Step: "one", Time: at(1)}, {Type: StepFailed, Step: "one", Time: at(9)},
+		{Type: RunFailed, Time: at(10)}, {Type: RunUndoing, Time: at(110)}, {Type: RunUndoFailed, Time: at(115)}, {Type: RunUndoing, Time: at(215)}, {Type: RunUndone, Time: at(216)},
+	} {
+		if err := x.ledger.replay([]journal.Event{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report := x.report()
+	if report.Seconds != 216 || report.Working != 16 || len(report.Pauses) != 2 || report.Critical.After != 7 || report.Critical.Paused != 200 {
+		t.Errorf("%g s, worked %g s, pauses %v, %s", report.Seconds, report.Working, report.Pauses, pathText(report.Critical))
+	}
 }

@@ -26,7 +26,7 @@ type seen struct {
 }
 
 // watched follows run-1 as another process would, over a connection of its own.
-func watched(t *testing.T, ctx context.Context, dir string, w *world, stay bool, each func(*View)) <-chan seen {
+func watched(ctx context.Context, t *testing.T, dir string, w *world, stay bool, each func(*View)) <-chan seen {
 	t.Helper()
 	r, store, err := openRunner(ctx, dir, w)
 	if err != nil {
@@ -81,7 +81,7 @@ func TestWatchFollowsARunOfAnotherProcess(t *testing.T) {
 	r, w, dir := newWatchable(t)
 	finish, ended := begun(t, r, w, "id: before, uses: touch-each", "id: slow, uses: touch, needs: [before]", "id: last, uses: touch, needs: [slow, before]")
 	finished := false
-	watch := watched(t, t.Context(), dir, w, false, func(v *View) {
+	watch := watched(t.Context(), t, dir, w, false, func(v *View) {
 		if len(v.Running) == 1 && !finished {
 			finished = true
 			finish()
@@ -142,7 +142,7 @@ func TestWatchShowsWhatIsPublished(t *testing.T) {
 	awaitState(t, r, "slow", TaskRunning)
 	var told RunningTask
 	var pace Pace
-	watch := watched(t, t.Context(), dir, w, false, func(v *View) {
+	watch := watched(t.Context(), t, dir, w, false, func(v *View) {
 		for _, task := range v.Running {
 			if task.Item == "b" && task.Done.Bytes > 0 && told.Item == "" {
 				told, pace = task, v.Paces["slow"]
@@ -192,7 +192,7 @@ func TestWatchStaysWhenAsked(t *testing.T) {
 	defer cancel()
 	failed, completed := make(chan struct{}), make(chan struct{})
 	state := ""
-	watch := watched(t, ctx, dir, w, true, func(v *View) {
+	watch := watched(ctx, t, dir, w, true, func(v *View) {
 		if v.Report.State == state {
 			return
 		}
@@ -237,7 +237,7 @@ func TestWatchOfAnOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	orphan := make(chan struct{})
-	watch := watched(t, t.Context(), dir, w, false, func(v *View) {
+	watch := watched(t.Context(), t, dir, w, false, func(v *View) {
 		if v.Orphan && v.Owner == "" && len(v.Running) == 1 && w.count("do one") == 0 {
 			select {
 			case <-orphan:

@@ -21,7 +21,8 @@ func (d *drawer) tail() []string {
 		lines = append(append(lines, ""), wrap...)
 	}
 	ended := r.Failure != nil && r.Failure.Error != "" && !r.Ended.IsZero()
-	if d.Last != nil && r.State != orchestrator.RunStateCompleted && !(ended && strings.Contains(r.Failure.Error, d.Last.Error)) {
+	told := ended && d.Last != nil && strings.Contains(r.Failure.Error, d.Last.Error)
+	if d.Last != nil && r.State != orchestrator.RunStateCompleted && !told {
 		add(d.lastError(), 4)
 	}
 	if ended {
