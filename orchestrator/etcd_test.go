@@ -73,7 +73,7 @@ func TestOneOfThreeMembersIsReplaced(t *testing.T) {
 func TestLostQuorumPausesRuns(t *testing.T) {
 	c := etcd.Need(t, 3)
 	w := newWorld(t.TempDir())
-	log := &awaited{text: "nothing new is started", seen: make(chan struct{})}
+	log := &signalled{text: "nothing new is started", seen: make(chan struct{})}
 	r := runnerOn(t, external(c, log), w)
 	w.hook["each/b"] = func(context.Context) error {
 		c.Kill(0)
@@ -99,8 +99,8 @@ func TestLostQuorumPausesRuns(t *testing.T) {
 	}
 }
 
-// awaited is a log that tells when a text has been written.
-type awaited struct {
+// signalled is a log that tells when a text has been written.
+type signalled struct {
 	text string
 	seen chan struct{}
 	all  strings.Builder
@@ -108,7 +108,7 @@ type awaited struct {
 }
 
 // Write implements io.Writer; slog calls it one at a time.
-func (a *awaited) Write(p []byte) (int, error) {
+func (a *signalled) Write(p []byte) (int, error) {
 	a.all.Write(p)
 	if !a.done && strings.Contains(string(p), a.text) {
 		a.done = true

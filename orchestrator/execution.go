@@ -31,6 +31,8 @@ type execution struct {
 	ledger     *ledger
 	slots      chan struct{} // bounds the tasks of all steps
 	board      *board        // what others see of the running tasks
+	observing  sync.Once
+	observer   Observer // see told
 
 	failed chan error // the first failed append of a finding; the loop stops the run
 }
@@ -78,7 +80,9 @@ func (x *execution) open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, x.close(ctx))
 	}
-	x.Point, x.Instant = point.ID, point.Instant
+	if x.Point != point.ID { // a run that is resumed knows it: observers may read it meanwhile
+		x.Point, x.Instant = point.ID, point.Instant
+	}
 	return nil
 }
 
@@ -120,7 +124,7 @@ func (x *execution) own(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, x.release(ctx))
 	}
-	x.Observer.Replayed(events)
+	x.told().Replayed(events)
 	return nil
 }
 

@@ -30,6 +30,7 @@ type ledger struct {
 	failure  *Failure      // the first that ended the run
 	working  time.Duration // the time processes worked on the run, pauses left out
 	resumed  time.Time
+	pauses   []Pause
 	receipts int              // how many came so far
 	undo     bool             // a cancel asked for it
 	stopping *journal.Command // the pause or cancel that was asked for, and has not been reached yet
@@ -44,6 +45,8 @@ type stepState struct {
 	items []*task // nil until the fan-out is frozen
 	index map[string]*task
 	fans  bool
+
+	retries int // of all tasks, over all resumes
 }
 
 // task is one unit with a lifecycle.
@@ -194,6 +197,9 @@ func (l *ledger) apply(event journal.Event) error {
 		l.receipts++
 		moved.received = l.receipts
 	}
+	if event.Type == StepRetry {
+		l.byID[event.Step].retries++
+	}
 	return moved.apply(event)
 }
 
@@ -206,9 +212,10 @@ func (l *ledger) applyRun(event journal.Event) error {
 	case RunStarted:
 		l.started, l.resumed = event.Time, event.Time
 	case RunResumed:
-		l.resumed, l.ended, l.failure, l.stopping = event.Time, time.Time{}, nil, nil
+		l.goOn(event.Time)
+		l.failure, l.stopping = nil, nil
 	case RunUndoing:
-		l.ended = time.Time{}
+		l.goOn(event.Time)
 	default:
 		l.ended, l.stopping = event.Time, nil
 		if !l.resumed.IsZero() {
@@ -309,7 +316,7 @@ func (l *ledger) applyFinding(event journal.Event) error {
 func (t *task) apply(event journal.Event) error {
 	switch event.Type {
 	case StepIntent:
-		t.attempt = event.Attempt
+		t.attempt, t.ended = event.Attempt, time.Time{}
 		if t.intended.IsZero() {
 			t.intended = event.Time
 		}
@@ -324,9 +331,12 @@ func (t *task) apply(event journal.Event) error {
 		return decode(event, &t.failure)
 	case StepRetry:
 		return decode(event, &t.failure)
+	case StepInterrupted:
+		t.ended = event.Time
 	case StepReset:
 		t.failure, t.attempt = nil, 0
 	case StepSkipped:
+		t.ended = event.Time
 		if len(event.Data) > 0 { // by an operator; a condition leaves no data
 			t.skipped = &journal.Command{}
 			return decode(event, t.skipped)

@@ -45,10 +45,12 @@ type world struct {
 	trouble map[string][]error
 	// hook is called in Do of a task, before its effect.
 	hook map[string]func(ctx context.Context) error
+	// progress is called in Do of a task after its effect.
+	progress map[string]func(Progress)
 }
 
 func newWorld(dir string) *world {
-	return &world{dir: dir, trouble: map[string][]error{}, hook: map[string]func(context.Context) error{}}
+	return &world{dir: dir, trouble: map[string][]error{}, hook: map[string]func(context.Context) error{}, progress: map[string]func(Progress){}}
 }
 
 func (w *world) called(text string) {
@@ -140,6 +142,10 @@ func (s *touch) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
 		return nil, err
 	} else {
 		s.world.called("made " + taskOf(run))
+	}
+	if progress := s.world.progress[taskOf(run)]; progress != nil {
+		progress(run.Progress)
+		return Receipt(`{}`), nil
 	}
 	run.Progress.Add(0, 1)
 	return Receipt(fmt.Sprintf(`{"effect":%q}`, filepath.Base(s.effect(run)))), nil

@@ -84,3 +84,22 @@ func isKept(receipt Receipt) (keptReceipt, bool) {
 	err := json.Unmarshal(receipt, &kept)
 	return kept, err == nil && kept.Kept != nil
 }
+
+// sealed is the recovery point that the run made, nil when it made none.
+func (x *execution) sealed() *Sealed {
+	for _, step := range x.ledger.steps {
+		definition, known := x.definitions[step.spec.Uses]
+		if !known {
+			continue
+		}
+		sealer, seals := definition.New().(Sealer)
+		receipt := x.ledger.receipt(step.spec.ID, "")
+		if !seals || receipt == nil {
+			continue
+		}
+		if point, err := sealer.Sealed(receipt); err == nil { // a receipt that can't be read names none
+			return &point
+		}
+	}
+	return nil
+}

@@ -44,7 +44,7 @@ func (x *execution) append(ctx context.Context, event journal.Event, command *jo
 	if err != nil {
 		return &journalError{err}
 	}
-	x.Observer.Journaled(appended[0])
+	x.told().Journaled(appended[0])
 	return nil
 }
 

@@ -24,8 +24,10 @@ type Report struct {
 	Ended    time.Time    `json:"ended,omitzero"`
 	Seconds  float64      `json:"seconds"` // from the first start to the end, pauses included
 	Working  float64      `json:"workingSeconds"`
+	Pauses   []Pause      `json:"pauses,omitempty"` // when nobody worked on it
 	Steps    []StepReport `json:"steps"`
 	Layers   []Summary    `json:"layers,omitempty"`
+	Sealed   *Sealed      `json:"sealed,omitempty"` // of a capture
 	Findings []Finding    `json:"findings,omitempty"`
 	Failure  *Failure     `json:"failure,omitempty"`
 
@@ -33,6 +35,8 @@ type Report struct {
 	Verdict    string  `json:"verdict,omitempty"`   // complete | incomplete
 	RPOSeconds float64 `json:"rpoSeconds,omitzero"` // age of the recovery point at the moment of loss
 	RTOSeconds float64 `json:"rtoSeconds,omitzero"` // from the first start until verification ended
+
+	Critical *CriticalPath `json:"criticalPath,omitempty"` // of a run that has ended, or stands still
 }
 
 // The verdicts of runs that recover.
@@ -46,12 +50,20 @@ type StepReport struct {
 	ID       string   `json:"id"`
 	Uses     string   `json:"uses"`
 	State    string   `json:"state"`
+	Needs    []string `json:"needs,omitempty"`
+	WaitsFor []string `json:"waitsFor,omitempty"` // the needs that have not ended well, of a step that has not begun
 	Tasks    int      `json:"tasks"`
 	Verified int      `json:"verified"`
-	Attempts int      `json:"attempts"` // of the task that needed most
-	Seconds  float64  `json:"seconds"`  // from the first task's intent to the last one's end
-	Done     Amount   `json:"done"`
-	Failure  *Failure `json:"failure,omitempty"`
+	Attempts int      `json:"attempts"`          // of the task that needed most
+	Retries  int      `json:"retries,omitempty"` // of all tasks
+	// Started is the first task's intent, zero for a step that was left out; Ended is zero as long as a
+	// task is at work or still to come.
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	LastItem string    `json:"lastItem,omitempty"` // that ended last
+	Seconds  float64   `json:"seconds"`            // from the first task's intent to the last one's end
+	Done     Amount    `json:"done"`
+	Failure  *Failure  `json:"failure,omitempty"`
 }
 
 // Complete reports whether everything came to a good end and nothing was lost on the way.
@@ -68,29 +80,67 @@ func (r *Report) Complete() bool {
 }
 
 func (x *execution) report() *Report {
+	steps := make([]StepReport, 0, len(x.ledger.steps))
+	for _, step := range x.ledger.steps {
+		steps = append(steps, x.stepReport(step))
+	}
+	out := x.outline(steps)
+	out.Layers, out.Sealed = x.layers(), x.sealed()
+	out.Findings = x.ledger.report()
+	out.judge()
+	return out
+}
+
+// outline is a report without what takes long to add up: layers and findings.
+func (x *execution) outline(steps []StepReport) *Report {
+	awaited(steps)
 	l := x.ledger
 	out := &Report{
 		Run: x.id, Plan: x.header.Plan, Digest: x.header.PlanDigest, Purpose: x.header.Purpose,
-		Cluster: x.header.Cluster, recovery: x.recovery, State: l.run.state(),
+		Cluster: x.header.Cluster, recovery: x.recovery, State: l.run.state(), Steps: steps,
 	}
-	for _, step := range l.steps {
-		out.Steps = append(out.Steps, x.stepReport(step))
-	}
-	out.Layers = x.layers()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out.Started, out.Ended, out.Failure = l.started, l.ended, l.failure
-	out.Working = l.working.Seconds()
+	out.Working, out.Pauses = l.working.Seconds(), l.pauses
 	if !l.ended.IsZero() {
 		out.Seconds = l.ended.Sub(l.started).Seconds()
 	}
+	out.Critical = criticalPath(out)
+	return out
+}
+
+// awaited tells of each step that has not begun what it waits for.
+func awaited(steps []StepReport) {
+	well := make(map[string]bool, len(steps))
+	for _, s := range steps {
+		well[s.ID] = s.State == TaskVerified || s.State == TaskSkipped
+	}
+	for i := range steps {
+		s := &steps[i]
+		s.WaitsFor = nil
+		if s.State != TaskPending && s.State != TaskBlocked || !s.Started.IsZero() {
+			continue
+		}
+		for _, need := range s.Needs {
+			if !well[need] {
+				s.WaitsFor = append(s.WaitsFor, need)
+			}
+		}
+	}
+}
+
+// report lists all findings.
+func (l *ledger) report() []Finding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []Finding
 	for _, finding := range l.findings {
-		out.Findings = append(out.Findings, finding.Finding)
+		out = append(out, finding.Finding)
 	}
 	for _, step := range l.steps {
-		out.Findings = append(out.Findings, findingsOf(step)...)
+		out = append(out, findingsOf(step)...)
 	}
-	out.judge()
 	return out
 }
 
@@ -126,41 +176,70 @@ func (r *Report) judge() {
 func (x *execution) stepReport(step *stepState) StepReport {
 	x.ledger.mu.Lock()
 	defer x.ledger.mu.Unlock()
-	out := StepReport{ID: step.spec.ID, Uses: step.spec.Uses, State: stepStateName(step), Tasks: len(step.work())}
-	var first, last time.Time
-	for _, t := range append([]*task{step.whole}, step.items...) {
-		if t.state() == TaskVerified {
-			out.Verified++
-		}
-		if t.failure != nil && t.state() != TaskVerified {
-			out.Failure = t.failure
-		}
-		out.Attempts = max(out.Attempts, t.attempt)
-		out.Done.Bytes += t.done.Bytes
-		out.Done.Items += t.done.Items
-		if !t.intended.IsZero() && (first.IsZero() || t.intended.Before(first)) {
-			first = t.intended
-		}
-		if t.ended.After(last) {
-			last = t.ended
-		}
+	out := StepReport{
+		ID: step.spec.ID, Uses: step.spec.Uses, Needs: step.spec.Needs, State: stepStateName(step),
+		Tasks: len(step.work()), Retries: step.retries,
 	}
-	if !last.IsZero() {
-		out.Seconds = last.Sub(first).Seconds()
+	for _, t := range step.all() {
+		out.add(t)
+	}
+	if !out.Started.IsZero() && !out.Ended.IsZero() {
+		out.Seconds = out.Ended.Sub(out.Started).Seconds()
+	}
+	if !hasEnded(step) {
+		out.Ended = time.Time{}
 	}
 	return out
 }
 
+// add counts a task. It is called with the ledger's mu held.
+func (s *StepReport) add(t *task) {
+	state := t.state()
+	if state == TaskVerified {
+		s.Verified++
+	}
+	if t.failure != nil && state != TaskVerified {
+		s.Failure = t.failure
+	}
+	s.Attempts = max(s.Attempts, t.attempt)
+	s.Done.Bytes += t.done.Bytes
+	s.Done.Items += t.done.Items
+	if !t.intended.IsZero() && (s.Started.IsZero() || t.intended.Before(s.Started)) {
+		s.Started = t.intended
+	}
+	if t.ended.After(s.Ended) {
+		s.Ended, s.LastItem = t.ended, t.item
+	}
+}
+
+// hasEnded reports a step of which no task is at work or, unless one has failed, still to come.
+func hasEnded(step *stepState) bool {
+	failed, pending := false, false
+	for _, t := range step.all() {
+		switch t.state() {
+		case TaskRunning, TaskReceived, TaskWaiting:
+			return false
+		case TaskFailed, TaskInterrupted:
+			failed = true
+		case TaskPending:
+			pending = pending || t != step.whole || !step.fans
+		}
+	}
+	return failed || !pending
+}
+
 // stepStateName is the state of the task that is furthest from done.
 func stepStateName(step *stepState) string {
-	if !step.fans || step.items == nil {
-		return step.whole.state() // a fan-out can fail, or be left out, before it has items
+	if whole := step.whole.state(); !step.fans || step.items == nil || whole == TaskSkipped {
+		return whole // a fan-out can fail, or be left out, before it has items
+	}
+	seen := map[string]bool{}
+	for _, t := range step.items {
+		seen[t.state()] = true
 	}
 	for _, state := range []string{TaskFailed, TaskRunning, TaskReceived, TaskWaiting, TaskInterrupted, TaskPending, TaskUndone} {
-		for _, t := range step.items {
-			if t.state() == state {
-				return state
-			}
+		if seen[state] {
+			return state
 		}
 	}
 	return TaskVerified
@@ -171,7 +250,13 @@ func (x *execution) layers() []Summary {
 	var out []Summary
 	index := map[string]int{}
 	for _, step := range x.ledger.steps {
-		for _, t := range step.work() {
+		if !x.sumsUp(step.spec.Uses) {
+			continue
+		}
+		x.ledger.mu.Lock()
+		tasks := step.work()
+		x.ledger.mu.Unlock()
+		for _, t := range tasks {
 			summary, ok := x.summary(step, t)
 			if !ok {
 				continue
@@ -186,6 +271,16 @@ func (x *execution) layers() []Summary {
 		}
 	}
 	return out
+}
+
+// sumsUp reports a kind of step that stands for a layer.
+func (r *Runner) sumsUp(uses string) bool {
+	definition, ok := r.definitions[uses]
+	if !ok {
+		return false
+	}
+	_, sums := definition.New().(Summarizer)
+	return sums
 }
 
 func (x *execution) summary(step *stepState, t *task) (Summary, bool) {
@@ -261,11 +356,14 @@ func (r *Runner) Runs(ctx context.Context) ([]*Report, error) {
 	return out, nil
 }
 
+// stateUnreadable stands in lists for the state of a run that can't be told.
+const stateUnreadable = "unreadable"
+
 // unreadable stands for a run whose journal this program can't follow, so that one such run does
 // not hide the others.
 func unreadable(header journal.Header, err error) *Report {
 	return &Report{
 		Run: header.ID, Plan: header.Plan, Digest: header.PlanDigest, Purpose: header.Purpose, Cluster: header.Cluster,
-		State: "unreadable", Started: header.Created, Failure: &Failure{Kind: fault.KindOf(err).String(), Error: err.Error()},
+		State: stateUnreadable, Started: header.Created, Failure: &Failure{Kind: fault.KindOf(err).String(), Error: err.Error()},
 	}
 }

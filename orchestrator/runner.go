@@ -125,22 +125,28 @@ func isFinal(state string) bool {
 
 // Report tells how a run stands, from its journal alone.
 func (r *Runner) Report(ctx context.Context, id string) (*Report, error) {
+	_, report, err := r.Graph(ctx, id)
+	return report, err
+}
+
+// Graph is Report with the graph of the run's frozen plan.
+func (r *Runner) Graph(ctx context.Context, id string) (*plans.Graph, *Report, error) {
 	header, err := r.Store.Header(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	x, err := r.thaw(ctx, header)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	events, err := r.Store.Events(ctx, header.ID, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := x.ledger.replay(events); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return x.report(), nil
+	return x.plan.Graph, x.report(), nil
 }
 
 // prepare makes an execution of a new run, with its repository open and its point resolved.

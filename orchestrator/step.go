@@ -66,6 +66,18 @@ type Summary struct {
 	Text     string `json:"text,omitempty"` // one short phrase: "revision 4711"
 }
 
+// Sealer is implemented by steps that make a recovery point.
+type Sealer interface {
+	// Sealed tells which one, from the step's receipt. It does no I/O.
+	Sealed(receipt Receipt) (Sealed, error)
+}
+
+// Sealed is a recovery point that a run made.
+type Sealed struct {
+	Point   string    `json:"point"`
+	Instant time.Time `json:"instant"` // the moment it stands for
+}
+
 // Receipt is what a step leaves behind, as JSON: enough to resume, verify or undo it in another
 // process on another day. It never holds a secret.
 type Receipt = json.RawMessage

@@ -167,7 +167,7 @@ func (x *execution) factsOf(step, item string) plans.Facts {
 
 func (x *execution) progressOf(t *task) *taskProgress {
 	return &taskProgress{
-		observe: func(u Update) { x.board.put(u); x.Observer.Progressed(u) },
+		observe: func(u Update) { x.board.put(u); x.told().Progressed(u) },
 		finding: func(f Finding) { x.find(t, f) },
 		now:     x.Now,
 		update:  Update{Step: t.step, Item: t.item},

@@ -1,33 +1,13 @@
 package plans
 
 import (
-	"fmt"
 	"io"
 	"strings"
 )
 
 // Text draws the graph for a terminal of 80 columns: level by level, what runs side by side, and
 // what each step waits for.
-func (g *Graph) Text(out io.Writer) error {
-	id, uses := g.columns()
-	var b strings.Builder
-	for n, level := range g.Levels() {
-		if n > 0 {
-			b.WriteString("   │\n")
-		}
-		for i, name := range level {
-			step := g.steps[g.index[name]]
-			margin := "     "
-			if i == 0 {
-				margin = fmt.Sprintf("%3d  ", n+1)
-			}
-			line := fmt.Sprintf("%s%-*s  %-*s", margin, id, step.ID, uses, step.Uses)
-			b.WriteString(wrap(line, waiting(step), pageWidth))
-		}
-	}
-	_, err := io.WriteString(out, b.String())
-	return err
-}
+func (g *Graph) Text(out io.Writer) error { return Drawing{Graph: g}.Text(out) }
 
 // columns are the widths of IDs and of what they use, bounded so that there is room for needs.
 func (g *Graph) columns() (id, uses int) {
@@ -46,21 +26,7 @@ func waiting(step Step) string {
 }
 
 // DOT writes the graph in Graphviz' language. Arrows point from a step to those that need it.
-func (g *Graph) DOT(out io.Writer) error {
-	var b strings.Builder
-	b.WriteString("digraph plan {\n  rankdir=LR;\n  node [shape=box, style=rounded];\n")
-	for _, step := range g.steps {
-		fmt.Fprintf(&b, "  %s [label=%s];\n", dotText(step.ID), dotText(step.ID+"\n"+step.Uses))
-	}
-	for i, step := range g.steps {
-		for _, need := range g.ids(g.needs[i]) {
-			fmt.Fprintf(&b, "  %s -> %s;\n", dotText(need), dotText(step.ID))
-		}
-	}
-	b.WriteString("}\n")
-	_, err := io.WriteString(out, b.String())
-	return err
-}
+func (g *Graph) DOT(out io.Writer) error { return Drawing{Graph: g}.DOT(out) }
 
 // dotText quotes for DOT, where a double quote and a backslash are all that is special.
 func dotText(text string) string {

@@ -86,8 +86,10 @@ func eventLine(event journal.Event) string {
 	}
 	line := fmt.Sprintf("%s  %-16s %s", event.Time.Format(time.TimeOnly), event.Type, where)
 	switch event.Type {
-	case orchestrator.StepFailed, orchestrator.StepRetry, orchestrator.RunFailed, orchestrator.RunInterrupted, orchestrator.RunCancelled, orchestrator.RunPaused,
-		orchestrator.RunUndoing, orchestrator.RunUndoFailed, orchestrator.StepUndoFailed, orchestrator.CommandRefused:
+	case orchestrator.StepDecided, orchestrator.RunPausing, orchestrator.RunCancelling, orchestrator.CommandRefused:
+		line += commandText(event.Data)
+	case orchestrator.StepFailed, orchestrator.StepRetry, orchestrator.StepUndoFailed,
+		orchestrator.RunFailed, orchestrator.RunInterrupted, orchestrator.RunCancelled, orchestrator.RunPaused, orchestrator.RunUndoing, orchestrator.RunUndoFailed:
 		var failure orchestrator.Failure
 		if json.Unmarshal(event.Data, &failure) == nil && failure.Error != "" {
 			line += ": " + failure.Error
@@ -104,6 +106,28 @@ func eventLine(event journal.Event) string {
 		}
 	}
 	return line
+}
+
+// commandText tells what an operator asked, and why it was refused if it was.
+func commandText(data json.RawMessage) string {
+	var command struct {
+		journal.Command
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(data, &command) != nil {
+		return ""
+	}
+	text := ": " + command.Verb + " by " + command.By
+	if command.As != "" {
+		text += " as " + command.As
+	}
+	if command.Reason != "" {
+		text += ": " + command.Reason
+	}
+	if command.Error != "" {
+		text += ": refused: " + command.Error
+	}
+	return text
 }
 
 func amountText(a orchestrator.Amount) string {

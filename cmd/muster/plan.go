@@ -69,20 +69,14 @@ func (a *app) planGraph() *cobra.Command {
 	command := &cobra.Command{
 		Use: "graph PLAN", Short: "Draw a plan's steps and what they need", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := oneOf("--format", format, "text", "dot"); err != nil {
-				return err
-			}
 			checked, err := a.planAlone(args[0], nil)
 			if err != nil {
 				return err
 			}
-			if format == "dot" {
-				return checked.Graph.DOT(a.out)
-			}
-			return checked.Graph.Text(a.out)
+			return a.drawGraph(format, planDrawing(checked))
 		},
 	}
-	command.Flags().StringVar(&format, "format", "text", "text or dot")
+	formatFlag(command, &format)
 	return command
 }
 

@@ -20,8 +20,9 @@ import (
 const rebuildPlan = "rebuild"
 
 type rebuildFlags struct {
-	repository, keyFile, publicKey, point, machines, lostAt, report string
-	yes                                                             bool
+	repository, keyFile, publicKey, point, machines, lostAt string
+	files                                                   resultFiles
+	yes                                                     bool
 }
 
 func (a *app) rebuildCommand() *cobra.Command {
@@ -45,7 +46,7 @@ When it is interrupted, it goes on with: muster runs resume RUN`,
 	flags.StringVar(&f.point, "point", "latest", "the recovery point: an ID, a unique prefix, or latest")
 	flags.StringVar(&f.machines, "machines", "", "a file with a Machines document")
 	flags.StringVar(&f.lostAt, "lost-at", "", "when the cluster was lost, RFC 3339; RPO is counted to it (default now)")
-	reportFlag(command, &f.report)
+	f.files.register(command)
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
 	required(command, "repository", "key-file", "machines")
 	return command
@@ -70,7 +71,7 @@ func (a *app) rebuild(ctx context.Context, f *rebuildFlags) error {
 	if err := a.confirm(f.yes); err != nil {
 		return err
 	}
-	return a.watched(ctx, f.report, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+	return a.watched(ctx, f.files, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
 		return r.Start(ctx, orchestrator.Request{ID: a.newRunID(rebuildPlan), Plan: checked, Point: manifest.ID, Lost: lost})
 	})
 }

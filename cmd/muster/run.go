@@ -15,8 +15,8 @@ import (
 func (a *app) runCommand() *cobra.Command {
 	var point string
 	var dryRun bool
-	var report string
 	var given parameters
+	var files resultFiles
 	command := &cobra.Command{
 		Use: "run PLAN", Short: "Run a plan of the documents, or a built-in one", Args: exactly(1),
 		Example: "  muster run capture -f muster.yaml\n  muster run capture --dry-run\n  muster run switch-over --set zone=example.org",
@@ -36,14 +36,14 @@ func (a *app) runCommand() *cobra.Command {
 			if dryRun {
 				return a.dryRun(command.Context(), request)
 			}
-			return a.watched(command.Context(), report, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+			return a.watched(command.Context(), files, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
 				return r.Start(ctx, request)
 			})
 		},
 	}
 	command.Flags().StringVar(&point, "point", "", "the recovery point to recover from (default latest)")
-	reportFlag(command, &report)
 	given.register(command.Flags())
+	files.register(command)
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "call every step's check and nothing else")
 	return command
 }

@@ -16,7 +16,7 @@ import (
 
 func (a *app) runsCommand() *cobra.Command {
 	command := group("runs", "List, show, resume and control runs")
-	command.AddCommand(a.runsList(), a.runsShow(), a.runsResume(), a.runsAdopt(), a.runsPrune(),
+	command.AddCommand(a.runsList(), a.runsShow(), a.runsWatch(), a.runsGraph(), a.runsMetrics(), a.runsResume(), a.runsAdopt(), a.runsPrune(),
 		a.runsPause(), a.runsCancel(), a.runsRetry(), a.runsSkip(),
 		a.runsDecide(orchestrator.VerbApprove, "Approve a step that waits for a decision"),
 		a.runsDecide(orchestrator.VerbReject, "Reject a step that waits for a decision"))
@@ -63,35 +63,49 @@ func (a *app) runsShow() *cobra.Command {
 }
 
 func (a *app) runsResume() *cobra.Command {
-	var report string
+	var files resultFiles
 	command := &cobra.Command{
 		Use: "resume RUN", Short: "Go on with a run that was interrupted, failed, or whose process died",
 		Args: exactly(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return a.watched(command.Context(), report, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+			return a.watched(command.Context(), files, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
 				return r.Resume(ctx, args[0])
 			})
 		},
 	}
-	reportFlag(command, &report)
+	files.register(command)
 	return command
 }
 
-func reportFlag(command *cobra.Command, path *string) {
-	command.Flags().StringVar(path, "report", "", "also write the final report to this file, as JSON")
+// resultFiles are files that a command which runs something writes beside its output.
+type resultFiles struct{ report, metrics string }
+
+func (f *resultFiles) register(command *cobra.Command) {
+	command.Flags().StringVar(&f.report, "report", "", "also write the final report to this file, as JSON")
+	f.registerMetrics(command)
 }
 
-// watched runs work with a live display, prints the report that it ends with, and writes it to a file
-// when one is named.
-func (a *app) watched(ctx context.Context, file string, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
+func (f *resultFiles) registerMetrics(command *cobra.Command) {
+	command.Flags().StringVar(&f.metrics, "metrics-file", "", "keep Prometheus metrics in this file, for node_exporter: DIR/muster.prom")
+}
+
+// watched runs work with a live display, prints the report that it ends with, and writes the files that
+// are named.
+func (a *app) watched(ctx context.Context, files resultFiles, work func(context.Context, *orchestrator.Runner) (*orchestrator.Report, error)) error {
+	metrics, err := newMetricsFile(files.metrics, a.now, a.log())
+	if err != nil {
+		return err
+	}
 	display := newDisplay(a)
-	return a.withRunner(ctx, display, func(r *orchestrator.Runner) error {
+	return a.withRunner(ctx, observed(display, metrics.perRun()), func(r *orchestrator.Runner) error {
+		stop := metrics.keep(ctx, r)
 		report, err := work(ctx, r)
 		display.done()
+		stop()
 		if report == nil {
 			return err
 		}
-		if printed := errors.Join(a.printRun(report), writeReport(file, report)); printed != nil {
+		if printed := errors.Join(a.printRun(report), writeReport(files.report, report)); printed != nil {
 			return errors.Join(err, printed)
 		}
 		if err == nil && !report.Complete() {

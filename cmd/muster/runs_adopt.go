@@ -14,16 +14,22 @@ import (
 
 func (a *app) runsAdopt() *cobra.Command {
 	var watch bool
+	var files resultFiles
 	c := &cobra.Command{
 		Use: "adopt", Short: "Go on with every run whose process died; with --watch, until interrupted", Args: exactly(0),
 		Long: `Adopt takes up runs that were at work when their process died or lost its lease, several at once.
 Any number of processes may adopt at the same time: none takes a run that another has. With --watch it
 keeps looking: run it as a service on each host that shares the state.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			metrics, err := newMetricsFile(files.metrics, a.now, a.log())
+			if err != nil {
+				return err
+			}
 			display := newDisplay(a)
 			var mu sync.Mutex
 			var problems []error
-			return a.withRunner(c.Context(), display, func(r *orchestrator.Runner) error {
+			return a.withRunner(c.Context(), observed(display, metrics.perRun()), func(r *orchestrator.Runner) error {
+				defer metrics.keep(c.Context(), r)()
 				err := r.Adopt(c.Context(), !watch, func(id string, report *orchestrator.Report, err error) {
 					mu.Lock()
 					defer mu.Unlock()
@@ -44,6 +50,7 @@ keeps looking: run it as a service on each host that shares the state.`,
 		},
 	}
 	c.Flags().BoolVar(&watch, "watch", false, "keep looking for such runs")
+	files.registerMetrics(c)
 	return c
 }
 

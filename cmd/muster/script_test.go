@@ -74,10 +74,10 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	out := ""
 	for range awaitTries { // each try is a process that joins the journal: it takes its time
-		if err := ts.Exec(args[1], args[2:]...); err == nil {
-			out = ts.ReadFile("stdout")
+		if ts.Exec(args[1], args[2:]...) != nil {
+			continue
 		}
-		if pattern.MatchString(out) {
+		if out = ts.ReadFile("stdout"); pattern.MatchString(out) {
 			return
 		}
 	}

@@ -68,11 +68,26 @@ func (a *app) withRunner(ctx context.Context, observer orchestrator.Observer, wo
 	if err != nil {
 		return err
 	}
+	traces := newTracing(ctx, a.log())
 	runner := orchestrator.NewRunner(orchestrator.Config{
 		Store: store, Definitions: steps.All(), Repository: a.openRepository,
-		Observer: observer, Log: a.log(), Now: a.now,
+		Observer: observed(observer, traces.perRun()), Log: a.log(), Now: a.now,
 	})
-	return errors.Join(work(runner), store.Close())
+	err = errors.Join(work(runner), store.Close())
+	traces.flush()
+	return err
+}
+
+// observed tells the observers of each run, too, when there are any.
+func observed(all orchestrator.Observer, perRun []func(orchestrator.RunInfo) orchestrator.Observer) orchestrator.Observer {
+	if several, ok := all.(orchestrator.Observers); ok {
+		several.PerRun = append(several.PerRun, perRun...)
+		return several
+	}
+	if len(perRun) == 0 {
+		return all
+	}
+	return orchestrator.Observers{All: []orchestrator.Observer{all}, PerRun: perRun}
 }
 
 // openRepository reads the key file a Repository document names and opens the repository.

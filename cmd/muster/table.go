@@ -31,6 +31,9 @@ func printReport(out io.Writer, report *orchestrator.Report) error {
 	if report.Failure != nil && report.Failure.Error != "" {
 		fmt.Fprintf(out, "\nEnded by: %s\n", report.Failure.Error)
 	}
+	if report.Critical != nil {
+		fmt.Fprintln(out, "\n"+strings.Join(criticalLines(report.Critical, 80), "\n"))
+	}
 	if report.Verdict != "" {
 		fmt.Fprintf(out, "\nRPO %s   RTO %s   verdict: %s\n", secondsText(report.RPOSeconds), secondsText(report.RTOSeconds), report.Verdict)
 	}

@@ -22,3 +22,12 @@ func (a *app) versionCommand() *cobra.Command {
 		},
 	}
 }
+
+// buildVersion is this muster's version, empty when the binary doesn't hold it.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	return info.Main.Version
+}

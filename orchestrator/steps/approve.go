@@ -162,15 +162,26 @@ func (s *Approve) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.
 
 // waitingFor tells what to type.
 func (s *Approve) waitingFor(run *orchestrator.Run) string {
-	role := "ROLE"
+	question, answer := s.Asks(run.ID, run.Step)
+	return question + ": " + answer
+}
+
+// Asks implements orchestrator.Asker.
+func (s *Approve) Asks(run, step string) (question, answer string) {
+	question, role := s.Text, "ROLE"
 	if len(s.Roles) > 0 {
-		role = strings.Join(s.Roles, "|")
+		role = s.Roles[0]
 	}
-	text := fmt.Sprintf("%s: muster runs approve %s %s --as %s", s.Text, run.ID, run.Step, role)
+	if len(s.Roles) > 1 {
+		question += " (" + strings.Join(s.Roles, ", ") + " may decide)"
+	}
+	answer = fmt.Sprintf("muster runs approve %s %s --as %s", run, step, role)
 	for _, name := range slices.Sorted(maps.Keys(s.Ask)) {
-		text += " --set " + name + "=…"
+		if !s.Ask[name].Optional {
+			answer += " --set " + name + "=…"
+		}
 	}
-	return text
+	return question, answer
 }
 
 // Verify has nothing to look at: the decision is the journal's.

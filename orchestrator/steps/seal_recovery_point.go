@@ -277,6 +277,15 @@ func (s *SealRecoveryPoint) Summarize(receipt orchestrator.Receipt) (orchestrato
 	}, nil
 }
 
+// Sealed implements orchestrator.Sealer.
+func (s *SealRecoveryPoint) Sealed(receipt orchestrator.Receipt) (orchestrator.Sealed, error) {
+	var r sealReceipt
+	if err := json.Unmarshal(receipt, &r); err != nil {
+		return orchestrator.Sealed{}, fault.New("read recovery point", fault.Corrupt, "receipt", err)
+	}
+	return orchestrator.Sealed{Point: r.Point, Instant: r.Instant}, nil
+}
+
 // Left implements orchestrator.Leaver.
 func (s *SealRecoveryPoint) Left(receipt orchestrator.Receipt) string {
 	var r sealReceipt

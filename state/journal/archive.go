@@ -71,6 +71,17 @@ func (s *Store) archived(ctx context.Context, id string) (int, error) {
 	return parts, nil
 }
 
+// eventsSincePacked reads the archive of a run that had no events of its own at a revision; without one
+// there are none.
+func (s *Store) eventsSincePacked(ctx context.Context, id string, after, revision int64) ([]Event, int64, error) {
+	parts, err := s.archived(ctx, id)
+	if err != nil || parts == 0 {
+		return nil, revision, err
+	}
+	events, err := s.readArchive(ctx, id, after)
+	return events, 0, err
+}
+
 func (s *Store) readArchive(ctx context.Context, id string, after int64) ([]Event, error) {
 	found, err := s.client.Get(ctx, runKey(id, "archive/"), clientv3.WithPrefix())
 	if err != nil {

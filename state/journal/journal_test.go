@@ -296,6 +296,9 @@ func TestArchive(t *testing.T) {
 	if some, err := s.Events(t.Context(), "run-1", 290); err != nil || len(some) != 10 {
 		t.Errorf("%d events after 290, %v", len(some), err)
 	}
+	if some, revision, err := s.eventsSincePacked(t.Context(), "run-1", 290, 7); err != nil || len(some) != 10 || revision != 0 {
+		t.Errorf("packed while they were read: %d events, revision %d, %v", len(some), revision, err)
+	}
 	left, err := s.client.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil || len(left.Kvs) > 6 {
 		t.Errorf("%d keys are left, %v", len(left.Kvs), err)

@@ -302,6 +302,9 @@ func (s *Store) events(ctx context.Context, id string, after int64) ([]Event, in
 			}
 			out = append(out, event)
 		}
+		if !page.More && len(out) == 0 { // they may have been packed since we looked
+			return s.eventsSincePacked(ctx, id, after, revision)
+		}
 		if !page.More {
 			return out, revision, nil
 		}
