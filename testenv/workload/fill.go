@@ -271,19 +271,33 @@ func notReady(ctx context.Context, client kubernetes.Interface, since time.Time)
 	return waiting, nil
 }
 
-// stale lists the pods whose status is from before the given time.
+// stale lists the pods that no kubelet has found ready since the given time. What workloads count does not
+// tell: as long as no controller manager leads, the counts that came out of a snapshot stand there.
 func stale(ctx context.Context, client kubernetes.Interface, since time.Time) ([]string, error) {
+	if since.IsZero() {
+		return nil, nil
+	}
 	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, pod := range pods.Items {
-		for _, c := range pod.Status.ContainerStatuses {
-			if c.State.Running != nil && c.State.Running.StartedAt.Time.Before(since) {
-				names = append(names, "pod "+pod.Namespace+"/"+pod.Name)
-			}
+		ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		if pod.DeletionTimestamp == nil && !ended && !fresh(pod, since) {
+			names = append(names, "pod "+pod.Namespace+"/"+pod.Name)
 		}
 	}
 	return names, nil
+}
+
+// fresh reports a pod whose containers are all ready and started after the given time.
+func fresh(pod corev1.Pod, since time.Time) bool {
+	found := 0
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.Ready && c.State.Running != nil && c.State.Running.StartedAt.After(since) {
+			found++
+		}
+	}
+	return found == len(pod.Spec.Containers)
 }
