@@ -93,7 +93,7 @@ func (x *execution) report() *Report {
 
 // outline is a report without what takes long to add up: layers and findings.
 func (x *execution) outline(steps []StepReport) *Report {
-	awaited(steps)
+	tellNeeds(steps)
 	l := x.ledger
 	out := &Report{
 		Run: x.id, Plan: x.header.Plan, Digest: x.header.PlanDigest, Purpose: x.header.Purpose,
@@ -110,8 +110,8 @@ func (x *execution) outline(steps []StepReport) *Report {
 	return out
 }
 
-// awaited tells of each step that has not begun what it waits for.
-func awaited(steps []StepReport) {
+// tellNeeds tells of each step that has not begun what it waits for.
+func tellNeeds(steps []StepReport) {
 	well := make(map[string]bool, len(steps))
 	for _, s := range steps {
 		well[s.ID] = s.State == TaskVerified || s.State == TaskSkipped

@@ -239,7 +239,12 @@ func (d *drawer) items(tasks []orchestrator.RunningTask) []string {
 // questions are what a person has to decide, and the commands to type. These can be copied as they
 // stand, also where one takes several lines.
 func (d *drawer) questions(tasks []orchestrator.RunningTask) (all, answers []string) {
+	asked := map[string]bool{}
 	for _, t := range tasks {
+		if asked[t.Answer] { // one decision counts for all items
+			continue
+		}
+		asked[t.Answer] = true
 		answer := indented(continued(t.Answer, d.width-6), "└ ", "    ")
 		answers = append(answers, answer...)
 		all = append(all, bounded(wrapped("├ "+t.Question, d.width-2, "│ "), 4, "│ ")...)
