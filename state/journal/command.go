@@ -31,8 +31,12 @@ func (s *Store) Request(ctx context.Context, run string, command Command) error 
 	if err != nil {
 		return fault.New("ask run", fault.Internal, run, err)
 	}
-	done, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(runKey(run, "header")), ">", 0)).
-		Then(clientv3.OpPut(runKey(run, commandsPrefix+command.ID), string(raw))).Commit()
+	var done *clientv3.TxnResponse
+	err = s.patiently(ctx, func(ctx context.Context) (err error) {
+		done, err = s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(runKey(run, "header")), ">", 0)).
+			Then(clientv3.OpPut(runKey(run, commandsPrefix+command.ID), string(raw))).Commit()
+		return err
+	})
 	if err == nil && !done.Succeeded {
 		return fault.Newf("ask run", fault.NotFound, run, "there is no such run")
 	}

@@ -64,8 +64,11 @@ func (j *Journal) tryLock(ctx context.Context, name string) (*holder, int64, err
 		return nil, 0, fault.New("lock", fault.Internal, name, err)
 	}
 	put := clientv3.OpPut(key, string(raw), clientv3.WithLease(j.lease))
-	done, err := j.store.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(put).Else(clientv3.OpGet(key)).Commit()
+	var done *clientv3.TxnResponse
+	err = j.store.patiently(ctx, func(ctx context.Context) (err error) {
+		done, err = j.store.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(put).Else(clientv3.OpGet(key)).Commit()
+		return err
+	})
 	if err != nil {
 		return nil, 0, j.store.fail("lock", name, err)
 	}

@@ -80,7 +80,11 @@ func (i identity) dead() bool {
 // Acquire makes this process the run's owner. It returns fault.Busy, naming the owner, while another
 // process lives that owns it; one that died on this machine is not waited for.
 func (s *Store) Acquire(ctx context.Context, id string) (*Journal, error) {
-	lease, err := s.client.Grant(ctx, leaseSeconds)
+	var lease *clientv3.LeaseGrantResponse
+	err := s.patiently(ctx, func(ctx context.Context) (err error) {
+		lease, err = s.client.Grant(ctx, leaseSeconds)
+		return err
+	})
 	if err != nil {
 		return nil, s.fail("take run", id, err)
 	}
@@ -110,7 +114,11 @@ func (j *Journal) take(ctx context.Context) error {
 	}
 	put := clientv3.OpPut(j.key, string(me), clientv3.WithLease(j.lease))
 	free := clientv3.Compare(clientv3.CreateRevision(j.key), "=", 0)
-	done, err := j.store.client.Txn(ctx).If(free).Then(put).Else(clientv3.OpGet(j.key)).Commit()
+	var done *clientv3.TxnResponse
+	err = j.store.patiently(ctx, func(ctx context.Context) (err error) {
+		done, err = j.store.client.Txn(ctx).If(free).Then(put).Else(clientv3.OpGet(j.key)).Commit()
+		return err
+	})
 	if err != nil {
 		return j.store.fail("take run", j.id, err)
 	}

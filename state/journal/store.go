@@ -156,18 +156,28 @@ func (s *Store) Create(ctx context.Context, header Header) error {
 	// The parts come first and the header last: a run exists when its header does.
 	number := 0
 	for part := range slices.Chunk([]byte(header.Frozen), partBytes) {
-		if _, err := s.client.Put(ctx, runKey(header.ID, fmt.Sprintf("frozen/%06d", number)), string(part)); err != nil {
+		err := s.patiently(ctx, func(ctx context.Context) error {
+			_, err := s.client.Put(ctx, runKey(header.ID, fmt.Sprintf("frozen/%06d", number)), string(part))
+			return err
+		})
+		if err != nil {
 			return s.fail("create run", header.ID, err)
 		}
 		number++
 	}
 	key := runKey(header.ID, "header")
-	done, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, string(raw)), clientv3.OpPut(runKey(header.ID, "sequence"), "0")).Commit()
+	exists := false
+	err = s.patiently(ctx, func(ctx context.Context) error {
+		done, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+			Then(clientv3.OpPut(key, string(raw)), clientv3.OpPut(runKey(header.ID, "sequence"), "0")).Else(clientv3.OpGet(key)).Commit()
+		// A header that is equal, to the nanosecond of its creation, is this one: an answer got lost.
+		exists = err == nil && !done.Succeeded && string(done.Responses[0].GetResponseRange().Kvs[0].Value) != string(raw)
+		return err
+	})
 	if err != nil {
 		return s.fail("create run", header.ID, err)
 	}
-	if !done.Succeeded {
+	if exists {
 		return fault.Newf("create run", fault.Exists, header.ID, "there is a run of this ID already")
 	}
 	return nil
@@ -367,6 +377,27 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		return fault.Newf("delete run", fault.Busy, id, "somebody works on it")
 	}
 	return s.fail("delete run", id, err)
+}
+
+// patienceLimit bounds how long a request is repeated whose server comes back: another process takes an
+// embedded one over, or a cluster elects a leader.
+const patienceLimit = 30 * time.Second
+
+// patiently repeats a request that can be repeated, as long as it fails for reasons that pass.
+func (s *Store) patiently(ctx context.Context, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patienceLimit)
+	defer cancel()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := request(ctx)
+		if err == nil || !passes(err) || s.broken() != nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // broken is the reason why the embedded server of this process has ended, nil while it works.
