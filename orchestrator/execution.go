@@ -80,7 +80,7 @@ func (x *execution) open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, x.close(ctx))
 	}
-	if x.Point != point.ID { // a run that is resumed knows it: observers may read it meanwhile
+	if x.Point != point.ID || x.Instant.IsZero() { // a run that is resumed knows both: observers may read them meanwhile
 		x.Point, x.Instant = point.ID, point.Instant
 	}
 	return nil

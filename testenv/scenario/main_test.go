@@ -93,6 +93,9 @@ func check(t *testing.T, report Report, proofs []Proof, err error) {
 	if report.Verdict != "complete" {
 		t.Errorf("the verdict is %q", report.Verdict)
 	}
+	if report.RTO > 0 && (report.RPO <= 0 || report.RPO > 3600) { // every point of a test is minutes old
+		t.Errorf("the report tells an RPO of %g s", report.RPO)
+	}
 	for _, p := range proofs {
 		if !p.Holds {
 			t.Errorf("%s: expected %s, found %s", p.Name, p.Expected, p.Found)
