@@ -112,11 +112,13 @@ func (h *Host) RestoreRootfs(ctx context.Context, keep []string, r io.Reader) er
 	}
 	reading, writing := io.Pipe()
 	result := make(chan error, 1)
+	buffered, stop := ahead(r)
+	defer stop()
 	go func() {
 		// Tee: tar on the machine reads the very bytes that were checked here. The last byte of a header
 		// leaves the buffer after the header was checked.
 		out := bufio.NewWriterSize(writing, restoreBuffer)
-		err := checkArchive(io.TeeReader(bufio.NewReaderSize(r, restoreBuffer), out))
+		err := checkArchive(io.TeeReader(bufio.NewReaderSize(buffered, restoreBuffer), out))
 		if err == nil {
 			err = out.Flush()
 		}
