@@ -52,7 +52,7 @@ func (r *Runner) Adopt(ctx context.Context, once bool, ended func(id string, rep
 	defer ticker.Stop()
 	for {
 		orphans, err := r.Orphans(ctx)
-		if err != nil && !(fault.KindOf(err).Retryable() && !once) {
+		if err != nil && (once || !fault.KindOf(err).Retryable()) {
 			return err
 		}
 		for _, orphan := range orphans {

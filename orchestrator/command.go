@@ -44,7 +44,7 @@ func (r *Runner) Command(ctx context.Context, id string, command journal.Command
 	if alive {
 		return r.ask(ctx, header.ID, command)
 	}
-	x, err := r.thaw(ctx, header)
+	x, err := r.thaw(header)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (x *execution) judge(command journal.Command) error {
 	if step == nil {
 		return refuse(fault.NotFound, "its plan has no step %q: muster runs show %s lists them", command.Step, x.id)
 	}
-	if x.ended(step) && !(command.Verb == VerbRetry && step.failed()) {
+	if x.ended(step) && (command.Verb != VerbRetry || !step.failed()) {
 		return refuse(fault.Exists, "step %s has ended already: %s", command.Step, stepStateName(step))
 	}
 	switch command.Verb {

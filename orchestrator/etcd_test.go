@@ -181,7 +181,7 @@ func startChild(t *testing.T, c *etcd.Cluster, through ...string) *child {
 	if err := os.Mkdir(filepath.Join(p.dir, "world"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command := append(through, os.Args[0])
+	command := slices.Concat(through, []string{os.Args[0]})
 	p.Cmd = exec.CommandContext(t.Context(), command[0], command[1:]...)
 	p.Env = append(os.Environ(), "MUSTER_TEST_FENCED_DIR="+p.dir)
 	p.Stderr = &p.diagnostics

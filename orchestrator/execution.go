@@ -68,7 +68,7 @@ func (x *execution) open(ctx context.Context) error {
 	if x.plan.Repository == nil {
 		return nil
 	}
-	opened, err := x.Runner.Repository(ctx, x.plan.Repository)
+	opened, err := x.Repository(ctx, x.plan.Repository)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ type stepResult struct {
 
 // loop starts steps as what they need has ended, until nothing runs and nothing is ready.
 func (x *execution) loop(ctx context.Context) error {
-	w := newWorkers(x, ctx)
+	w := newWorkers(ctx, x)
 	defer w.end()
 	for {
 		if w.mayStart() {

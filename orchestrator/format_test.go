@@ -69,7 +69,7 @@ func (f fixture) write(t *testing.T, c *etcd.Cluster, w *world, n int) (done []s
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close() //nolint:errcheck // every answer was waited for
+	defer client.Close() // every answer was waited for
 	put := func(key, value string) {
 		if _, err := client.Put(t.Context(), "/muster/v1/runs/run-1/"+key, value); err != nil {
 			t.Fatal(err)

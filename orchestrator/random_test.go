@@ -151,13 +151,13 @@ func TestRandom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close() //nolint:errcheck // every answer was waited for
+	defer client.Close() // every answer was waited for
 	config := external(c, io.Discard)
 	store, err := journal.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close() //nolint:errcheck // every answer was waited for
+	defer store.Close() // every answer was waited for
 	base := t.TempDir()
 	var runs, steps, deaths atomic.Int64
 	wanted := randomSteps(t)

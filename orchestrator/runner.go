@@ -98,7 +98,7 @@ func (r *Runner) Resume(ctx context.Context, id string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err := r.thaw(ctx, header)
+	x, err := r.thaw(header)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (r *Runner) Graph(ctx context.Context, id string) (*plans.Graph, *Report, e
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err := r.thaw(ctx, header)
+	x, err := r.thaw(header)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -177,7 +177,7 @@ func (r *Runner) prepare(ctx context.Context, request Request) (*execution, erro
 }
 
 // thaw makes an execution of a run that exists; its repository is not opened yet.
-func (r *Runner) thaw(ctx context.Context, header journal.Header) (*execution, error) {
+func (r *Runner) thaw(header journal.Header) (*execution, error) {
 	var content frozen
 	if err := json.Unmarshal(header.Frozen, &content); err != nil {
 		return nil, fault.New("read frozen run", fault.Corrupt, header.ID, err)

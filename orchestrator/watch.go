@@ -42,7 +42,7 @@ func (r *Runner) Watch(ctx context.Context, id string, watching Watching) (*View
 	if err != nil {
 		return nil, err
 	}
-	x, err := r.thaw(ctx, header)
+	x, err := r.thaw(header)
 	if err != nil {
 		return nil, err
 	}

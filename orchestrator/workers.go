@@ -25,7 +25,7 @@ type workers struct {
 	timer    *time.Timer
 }
 
-func newWorkers(x *execution, ctx context.Context) *workers {
+func newWorkers(ctx context.Context, x *execution) *workers {
 	w := &workers{execution: x, results: make(chan stepResult), begun: map[string]bool{}, failures: map[string]error{}}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.waiting, w.wake = context.WithCancelCause(w.ctx)

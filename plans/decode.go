@@ -143,10 +143,10 @@ func (d *decoder) want(node *yaml.Node, kind yaml.Kind, name, what string) bool 
 
 // describe names what a node is without showing it.
 func describe(node *yaml.Node) string {
-	switch {
-	case node.Kind == yaml.MappingNode:
+	switch node.Kind {
+	case yaml.MappingNode:
 		return "a mapping"
-	case node.Kind == yaml.SequenceNode:
+	case yaml.SequenceNode:
 		return "a list"
 	}
 	switch node.ShortTag() {

@@ -172,8 +172,8 @@ chroot . /bin/sh -eu -c '
 	kill $!
 	wait
 '`
-		env := []string{"DIR=" + dir, "BASE=" + p.base, "IMAGES=" + p.images}
-		args := append(env, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", script)
+		args := []string{"DIR=" + dir, "BASE=" + p.base, "IMAGES=" + p.images}
+		args = append(args, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", script)
 		if _, err := command(ctx, nil, "env", args...); err != nil {
 			return err
 		}

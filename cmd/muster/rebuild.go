@@ -98,7 +98,7 @@ func (a *app) announce(ctx context.Context, checked *plans.Checked, point string
 	if err != nil {
 		return repository.Manifest{}, err
 	}
-	defer opened.Close(ctx) //nolint:errcheck // nothing was written
+	defer opened.Close(ctx) // nothing was written
 	found, err := opened.Point(ctx, point)
 	if err != nil {
 		return repository.Manifest{}, err

@@ -408,7 +408,7 @@ func (c *comparison) result() Comparison {
 	}
 	for kind, tally := range c.tallies {
 		result.Kinds = append(result.Kinds, KindTally{Group: kind.Group, Resource: kind.Resource, Tally: *tally})
-		result.Tally.add(*tally)
+		result.add(*tally)
 	}
 	slices.SortFunc(result.Kinds, func(a, b KindTally) int {
 		return Key{Group: a.Group, Resource: a.Resource}.Compare(Key{Group: b.Group, Resource: b.Resource})

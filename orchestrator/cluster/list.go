@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -88,8 +89,8 @@ func (c *Client) page(ctx context.Context, r Resource, query url.Values, each fu
 			seen++
 			return each(item)
 		})
-		broken, _ := err.(*brokenAnswer)
-		if broken == nil {
+		var broken *brokenAnswer
+		if !errors.As(err, &broken) {
 			return meta, err
 		}
 		if !repeatable && seen > 0 || attempt == pageAttempts || ctx.Err() != nil {

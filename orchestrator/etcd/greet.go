@@ -33,7 +33,7 @@ func (a Access) greet(ctx context.Context, endpoint string) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	defer conn.Close() //nolint:errcheck // it served to ask a question
+	defer conn.Close() // it served to ask a question
 	if target.Scheme == "https" {
 		conn = tls.Client(conn, a.greeting(target.Hostname()))
 	}

@@ -107,7 +107,7 @@ func readFile(path string) (pages.Contents, error) {
 	if err != nil {
 		return pages.Contents{}, fault.New(restoring, fault.Internal, path, err)
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close() // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return pages.Contents{}, fault.New(restoring, fault.Internal, path, err)

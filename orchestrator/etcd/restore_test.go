@@ -96,7 +96,7 @@ func checkRestored(t *testing.T, c *etcdtest.Cluster, at int64, want map[string]
 	// A client of the old cluster goes on where it was: it is told to list again, and what it sees
 	// then is newer than all that it knew.
 	old := <-client.Watch(t.Context(), "/", clientv3.WithPrefix(), clientv3.WithRev(at+1))
-	if err := old.Err(); err != rpctypes.ErrCompacted || old.CompactRevision <= at {
+	if err := old.Err(); !errors.Is(err, rpctypes.ErrCompacted) || old.CompactRevision <= at {
 		t.Errorf("an old watch gets %v, compact revision %d", err, old.CompactRevision)
 	}
 	watch := client.Watch(t.Context(), "/", clientv3.WithPrefix(), clientv3.WithRev(old.CompactRevision))

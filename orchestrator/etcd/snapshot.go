@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -36,7 +37,7 @@ func Snapshot(ctx context.Context, access Access, endpoint string, w io.Writer) 
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	defer client.Close() //nolint:errcheck // the stream has ended or its error is returned
+	defer client.Close() // the stream has ended or its error is returned
 
 	// The messages are received here and not through the client's reader, which would copy each one
 	// through a pipe.
@@ -149,7 +150,7 @@ func (c *checker) search(p []byte) {
 		return
 	}
 	const overlap = keyReach + len(encryptedPrefix)
-	seam := append(c.context, p[:min(len(p), overlap)]...)
+	seam := slices.Concat(c.context, p[:min(len(p), overlap)])
 	c.encrypted = holdsEncrypted(seam) || holdsEncrypted(p)
 	if len(p) >= overlap {
 		c.context = append(c.context[:0], p[len(p)-overlap:]...)

@@ -26,7 +26,7 @@ func TestAheadGivesWhatItReads(t *testing.T) {
 			if !bytes.Equal(append(got, rest...), content) || err != nil && !errors.Is(err, end) {
 				t.Errorf("%d bytes: %d came, %v", size, len(got)+len(rest), err)
 			}
-			if end == broken && !errors.Is(errors.Join(err, restErr), broken) {
+			if errors.Is(end, broken) && !errors.Is(errors.Join(err, restErr), broken) {
 				t.Errorf("%d bytes: the source's error is lost: %v, %v", size, err, restErr)
 			}
 		}

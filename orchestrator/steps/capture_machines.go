@@ -80,7 +80,7 @@ func (s *CaptureMachines) Check(ctx context.Context, run *orchestrator.Run) erro
 	if err != nil {
 		return err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	facts, err := host.Facts(ctx)
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (s *CaptureMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	facts, err := host.Facts(ctx)
 	if err != nil {
 		return nil, err

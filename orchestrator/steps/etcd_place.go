@@ -236,7 +236,7 @@ func packEtcdFile(archive *tar.Writer, path, name string, entry fs.DirEntry, pro
 	if err != nil {
 		return "", err
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close() // it was only read
 	hashed := newEtcdHash(archive)
 	if _, err := io.Copy(hashed, file); err != nil {
 		return "", err

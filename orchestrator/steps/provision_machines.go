@@ -40,7 +40,7 @@ func (s *ProvisionMachines) look(ctx context.Context, run *orchestrator.Run) (ma
 	if err != nil {
 		return machine.Facts{}, err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	facts, err := host.Facts(ctx)
 	if err != nil {
 		return facts, err

@@ -66,7 +66,7 @@ func (s *RenewIdentities) Do(ctx context.Context, run *orchestrator.Run, _ orche
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close() //nolint:errcheck // every write was waited for
+	defer host.Close() // every write was waited for
 	out := renewedIdentity{Machine: t.Machine.Name, Was: t.Captured.Name, Reissued: map[string]string{}}
 	if !t.captured() {
 		err = id.join(ctx, host, t.Machine, &out)
@@ -98,7 +98,7 @@ func openIdentities(ctx context.Context, run *orchestrator.Run) (*identities, er
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	id := &identities{run: run, renaming: renaming, authorities: map[string]kubeadm.Authority{}}
 	admin, err := original(ctx, host, run.ID, kubeadm.AdminConfig)
 	if err != nil {
@@ -284,7 +284,7 @@ func (id *identities) join(ctx context.Context, host *machine.Host, m plans.Mach
 	if err != nil {
 		return err
 	}
-	defer model.Close() //nolint:errcheck // nothing was written
+	defer model.Close() // nothing was written
 	settings, err := original(ctx, model, id.run.ID, kubeadm.KubeletSettings)
 	if err != nil {
 		return err
@@ -339,7 +339,7 @@ func (s *RenewIdentities) Verify(ctx context.Context, run *orchestrator.Run, _ o
 	if err != nil {
 		return err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	if _, err := host.ReadFile(ctx, kubeadm.KubeletConfig); err != nil || m.Role != plans.ControlPlane {
 		return err
 	}

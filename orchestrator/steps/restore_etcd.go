@@ -185,7 +185,7 @@ func (s *RestoreEtcd) restore(ctx context.Context, run *orchestrator.Run, member
 	if err != nil {
 		return nil, fault.New(restoringEtcd, fault.Internal, s.temp, err)
 	}
-	defer os.RemoveAll(work) //nolint:errcheck // a temporary folder; the system clears what is left
+	defer os.RemoveAll(work) // a temporary folder; the system clears what is left
 	snapshot := filepath.Join(work, etcdSnapshotFile)
 	run.Progress.Status("fetching the snapshot")
 	if err := fetchEtcdSnapshot(ctx, run, member, snapshot); err != nil {
@@ -220,7 +220,7 @@ func fetchEtcdSnapshot(ctx context.Context, run *orchestrator.Run, member *etcdM
 	if err != nil {
 		return err
 	}
-	defer reader.Close() //nolint:errcheck // it was only read
+	defer reader.Close() // it was only read
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fault.New(restoringEtcd, fault.Internal, path, err)

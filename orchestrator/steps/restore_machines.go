@@ -60,7 +60,7 @@ func (s *RestoreMachines) Do(ctx context.Context, run *orchestrator.Run, _ orche
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close() //nolint:errcheck // every write was waited for
+	defer host.Close() // every write was waited for
 	if err := host.WriteFile(ctx, machine.MarkerPath, 0o600, []byte(run.ID)); err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func (s *RestoreMachines) Verify(ctx context.Context, run *orchestrator.Run, rec
 	if err != nil {
 		return err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	for _, file := range []string{"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/config.yaml", "/etc/kubernetes/pki/ca.crt"} {
 		if _, err := host.ReadFile(ctx, file); err != nil {
 			return err

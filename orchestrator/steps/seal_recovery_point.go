@@ -240,7 +240,7 @@ func verifySealed(ctx context.Context, from *repository.Repository, point reposi
 	if err != nil {
 		return err
 	}
-	defer reader.Close() //nolint:errcheck // it was only read
+	defer reader.Close() // it was only read
 	if reader.Size() != want.Size {
 		return fault.Newf("verify recovery point", fault.Corrupt, want.Path, "it has %d bytes, the manifest says %d", reader.Size(), want.Size)
 	}

@@ -374,7 +374,7 @@ func readEtcdObject(ctx context.Context, from *repository.Repository, object rep
 	if err != nil {
 		return pages.Contents{}, err
 	}
-	defer reader.Close() //nolint:errcheck // it was only read
+	defer reader.Close() // it was only read
 	return pages.Read(reader, object.Size)
 }
 
@@ -423,7 +423,7 @@ func (s *SnapshotEtcd) Verify(ctx context.Context, run *orchestrator.Run, receip
 	if err != nil {
 		return err
 	}
-	defer reader.Close() //nolint:errcheck // it was only read
+	defer reader.Close() // it was only read
 	if _, size, err := etcd.Check(reader); err != nil || size != r.Layer.Snapshot.Size {
 		return cmp.Or(err, fault.Newf(op, fault.Corrupt, etcdSnapshotPath, "it has %d bytes and not %d", size, r.Layer.Snapshot.Size))
 	}

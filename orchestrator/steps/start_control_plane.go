@@ -78,7 +78,7 @@ func startKubelet(ctx context.Context, run *orchestrator.Run, m plans.Machine) e
 	if err != nil {
 		return err
 	}
-	defer host.Close() //nolint:errcheck // every command was waited for
+	defer host.Close() // every command was waited for
 	for _, unit := range []string{"containerd", "kubelet"} {
 		if err := host.Service(ctx, "enable", unit); err != nil {
 			return err
@@ -115,7 +115,7 @@ func adminKubeconfig(ctx context.Context, run *orchestrator.Run, m plans.Machine
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close() //nolint:errcheck // nothing was written
+	defer host.Close() // nothing was written
 	return host.ReadFile(ctx, adminConfig)
 }
 
@@ -160,7 +160,7 @@ func (s *StartControlPlane) Undo(ctx context.Context, run *orchestrator.Run, _ o
 		if err != nil {
 			return err
 		}
-		defer host.Close() //nolint:errcheck // every command was waited for
+		defer host.Close() // every command was waited for
 		if err := host.Service(ctx, "stop", "kubelet"); err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func openHost(ctx context.Context, config Config) (*host, error) {
 	if err := h.socketPath(); err != nil {
 		return nil, err
 	}
-	if _, err := h.serve(); err != nil {
+	if err := h.serve(); err != nil {
 		return nil, errors.Join(err, h.dir.Close())
 	}
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -75,23 +75,23 @@ func (h *host) socketPath() error {
 
 func (h *host) endpoint() string { return "unix://" + h.socket }
 
-// serve starts etcd unless another process does; it reports whether this one serves now.
-func (h *host) serve() (bool, error) {
+// serve starts etcd unless another process does.
+func (h *host) serve() error {
 	lock, err := os.OpenFile(filepath.Join(h.directory, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return false, fileFault("open journal", h.directory, err)
+		return fileFault("open journal", h.directory, err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return false, lock.Close() // somebody serves
+		return lock.Close() // somebody serves
 	}
 	etcd, err := h.startEtcd()
 	if err != nil {
-		return false, errors.Join(err, lock.Close())
+		return errors.Join(err, lock.Close())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lock, h.etcd = lock, etcd
-	return true, nil
+	return nil
 }
 
 func (h *host) startEtcd() (*embed.Etcd, error) {
@@ -195,7 +195,7 @@ func (h *host) standBy(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		_, _ = h.serve() // a failure shows in the client's next call, and the next tick tries again
+		_ = h.serve() // a failure shows in the client's next call, and the next tick tries again
 	}
 }
 

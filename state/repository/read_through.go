@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 
 	"github.com/musterdr/muster/providers/fault"
@@ -39,7 +38,7 @@ func (r *Repository) ReadThrough(ctx context.Context, p Point, progress func(byt
 	group.SetLimit(2 * runtime.GOMAXPROCS(0))
 	err = r.walk(working, p.Root, "", func(path string, entry *snapshot.DirEntry) error {
 		group.Go(func() error {
-			ids, err := from.VerifyObject(working, object.ID(entry.ObjectID))
+			ids, err := from.VerifyObject(working, entry.ObjectID)
 			for _, id := range ids {
 				if err == nil && first(id) {
 					err = r.readContent(working, id, progress)

@@ -74,7 +74,7 @@ func Create(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	defer storage.Close(ctx) //nolint:errcheck // nothing is buffered
+	defer storage.Close(ctx) // nothing is buffered
 	err = repo.Initialize(ctx, storage, &repo.NewRepositoryOptions{
 		BlockFormat:  format.ContentFormat{Hash: "BLAKE2B-256-128", Encryption: "AES256-GCM-HMAC-SHA256"},
 		ObjectFormat: format.ObjectFormat{Splitter: splitter},

@@ -53,7 +53,7 @@ func TestS3(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close(t.Context()) //nolint:errcheck // it was only read
+	defer r.Close(t.Context()) // it was only read
 	opened, err := r.OpenPath(t.Context(), point, "etcd/snapshot.db")
 	if err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func (r *Repository) putFolder(ctx context.Context, builder *snapshotfs.DirManif
 	}
 	// "k" is kopia's prefix for the contents of folders.
 	w := session.NewObjectWriter(ctx, object.WriterOptions{Description: "folder", Prefix: "k", Compressor: compressor, MetadataCompressor: compressor})
-	defer w.Close() //nolint:errcheck // it only frees memory
+	defer w.Close() // it only frees memory
 	if err := json.NewEncoder(w).Encode(manifest); err != nil {
 		return nil, r.config.fail("store folder", err)
 	}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func TestMissingBinariesAreNamed(t *testing.T) {
 	}
 	t.Setenv("MUSTER_KUBERNETES_BIN", "")
 	t.Setenv("MUSTER_LAB_CACHE", t.TempDir())
-	if _, err := binaries(); err != errNoBinaries {
+	if _, err := binaries(); !errors.Is(err, errNoBinaries) {
 		t.Errorf("error is %v", err)
 	}
 }

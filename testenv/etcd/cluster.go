@@ -165,7 +165,7 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	defer client.Close() //nolint:errcheck // every answer was waited for
+	defer client.Close() // every answer was waited for
 	list, err := client.MemberList(ctx)
 	if err != nil {
 		return err
@@ -222,7 +222,7 @@ func (c *Cluster) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer client.Close() //nolint:errcheck // every answer was waited for
+	defer client.Close() // every answer was waited for
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	for {

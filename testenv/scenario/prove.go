@@ -197,16 +197,17 @@ func resumeWatch(ctx context.Context, client kubernetes.Interface, revision int6
 		return "", err
 	}
 	defer w.Stop()
-	for event := range w.ResultChan() {
-		if event.Type != watch.Error {
-			return fmt.Sprintf("an event of type %s", event.Type), nil
-		}
-		if err := apierrors.FromObject(event.Object); apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-			return "expired", nil
-		}
-		return "an error", nil
+	event, ok := <-w.ResultChan()
+	if !ok {
+		return "nothing", ctx.Err()
 	}
-	return "nothing", ctx.Err()
+	if event.Type != watch.Error {
+		return fmt.Sprintf("an event of type %s", event.Type), nil
+	}
+	if err := apierrors.FromObject(event.Object); apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+		return "expired", nil
+	}
+	return "an error", nil
 }
 
 // proveAdmission asks the API server for something that only the webhook's pod can allow or refuse. The

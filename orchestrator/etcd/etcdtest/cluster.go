@@ -135,7 +135,7 @@ func FreeURL(t *testing.T) url.URL {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // only its port was wanted
+	defer listener.Close() // only its port was wanted
 	return url.URL{Scheme: "https", Host: listener.Addr().String()}
 }
 

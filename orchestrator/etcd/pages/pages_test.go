@@ -21,7 +21,7 @@ func boltFile(t interface{ Fatal(...any) }, pageSize int, updates ...func(tx *bb
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // the system's temporary folder
+	defer os.RemoveAll(dir) // the system's temporary folder
 	path := filepath.Join(dir, "db")
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: pageSize, NoSync: true})
 	if err != nil {

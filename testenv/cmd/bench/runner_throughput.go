@@ -43,12 +43,13 @@ type emptyItems struct {
 	n int
 }
 
-func (s emptyItems) Items(context.Context, *orchestrator.Run) ([]string, error) {
+// Items implements orchestrator.FanOut.
+func (s emptyItems) Items(ctx context.Context, _ *orchestrator.Run) ([]string, error) {
 	items := make([]string, 0, s.n)
 	for i := range s.n {
 		items = append(items, fmt.Sprintf("item-%05d", i))
 	}
-	return items, nil
+	return items, ctx.Err()
 }
 
 func prepareRunnerThroughput(_ context.Context, on *stage) (sides, error) {
