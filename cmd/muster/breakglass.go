@@ -100,7 +100,7 @@ func (d breakGlassData) Bump() uint64 { return etcd.Bump(d.Manifest.Etcd.RaftInd
 
 // Unpack is the script that fills a machine from its captured root filesystem.
 func (d breakGlassData) Unpack() string {
-	script := `cd / && tar --extract --numeric-owner --xattrs --xattrs-include="*" --acls --same-permissions --same-owner --keep-directory-symlink --anchored`
+	script := `cd / && tar --extract --absolute-names --numeric-owner --xattrs --xattrs-include="*" --acls --same-permissions --same-owner --keep-directory-symlink --anchored`
 	for _, path := range append([]string{"/proc", "/sys", "/dev", "/run"}, d.Keep...) {
 		script += " --exclude=" + machine.Quote("."+path)
 	}

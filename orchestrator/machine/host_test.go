@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/musterdr/muster/plans"
@@ -272,4 +274,25 @@ func TestRootfsKeepsWhatBelongsToTheMachine(t *testing.T) {
 			t.Errorf("%s: %q, want %q", script, got, want)
 		}
 	}
+}
+
+// TestRestoreKeepsTheMachineAlive cuts a restore off in the middle: programs, whose loader is a link with
+// an absolute target on some systems, still start on the machine.
+func TestRestoreKeepsTheMachineAlive(t *testing.T) {
+	l := needLab(t)
+	from, to := dial(t, l, "host-one"), dial(t, l, "host-two")
+	run(t, from, "mkdir -p /opt/alive && ln -s /bin/true /opt/alive/a-link && head -c 40000000 /dev/urandom >/opt/alive/big")
+	defer run(t, from, "rm -r /opt/alive")
+	var rootfs bytes.Buffer
+	if err := from.CaptureRootfs(t.Context(), append(DefaultExclude(), "/usr", "/var"), &rootfs); err != nil {
+		t.Fatal(err)
+	}
+	cut := io.MultiReader(io.LimitReader(&rootfs, 30_000_000), iotest.ErrReader(fault.Newf("read", fault.Transient, "", "the repository is gone")))
+	if err := to.RestoreRootfs(t.Context(), DefaultKeep(), cut); err == nil {
+		t.Fatal("a restore that was cut off ended well")
+	}
+	if target := run(t, to, "[ -L /opt/alive/a-link ] && readlink /opt/alive/a-link"); target != "/bin/true" {
+		t.Errorf("the link leads to %q", target)
+	}
+	run(t, to, "/opt/alive/a-link && rm -r /opt/alive")
 }

@@ -106,7 +106,10 @@ func within(name string, folders []string) bool {
 // it stands on the machine, which must not be started then.
 func (h *Host) RestoreRootfs(ctx context.Context, keep []string, r io.Reader) error {
 	var script strings.Builder
-	script.WriteString("cd / && tar --extract --file=- --numeric-owner --xattrs --xattrs-include='*' --acls --same-permissions --same-owner --keep-directory-symlink --warning=no-timestamp --anchored")
+	// Without --absolute-names tar puts an empty file in the place of every link with an absolute target
+	// until it ends, the dynamic loader's among them: nothing could be started on the machine meanwhile,
+	// and nothing ever again if it died then. What the option lets through otherwise is refused here.
+	script.WriteString("cd / && tar --extract --file=- --absolute-names --numeric-owner --xattrs --xattrs-include='*' --acls --same-permissions --same-owner --keep-directory-symlink --warning=no-timestamp --anchored")
 	for _, name := range slices.Concat(keep, []string{"/proc", "/sys", "/dev", "/run"}) {
 		fmt.Fprintf(&script, " --exclude=%s", Quote("."+name))
 	}

@@ -14,6 +14,7 @@ import (
 // platform is what was measured on.
 type platform struct {
 	machine  string
+	load     string // average of the minute before the run
 	versions map[string]string
 }
 
@@ -22,6 +23,11 @@ func look(ctx context.Context) (platform, error) {
 	if err != nil {
 		return platform{}, err
 	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return platform{}, err
+	}
+	minute, _, _ := strings.Cut(string(load), " ")
 	muster, err := command(ctx, "git", "describe", "--tags", "--always", "--dirty").Output()
 	if err != nil {
 		return platform{}, fmt.Errorf("git describe: %w", err)
@@ -30,7 +36,7 @@ func look(ctx context.Context) (platform, error) {
 	if !ok {
 		return platform{}, fmt.Errorf("this program holds no build information")
 	}
-	p := platform{machine: machine, versions: map[string]string{
+	p := platform{machine: machine, load: minute, versions: map[string]string{
 		"go": runtime.Version(), "kubernetes": testenv.KubernetesVersion, "muster": strings.TrimSpace(string(muster)),
 	}}
 	for _, module := range info.Deps {

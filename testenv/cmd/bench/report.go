@@ -60,6 +60,7 @@ func markdown(r report) string {
 	fmt.Fprintf(&out, "- Machine: %s\n- Versions: Muster %s, Go %s, Kubernetes %s, etcd %s, kopia %s\n- Date: %s; the run took %s\n",
 		r.machine, r.versions["muster"], strings.TrimPrefix(r.versions["go"], "go"), r.versions["kubernetes"], r.versions["etcd"], r.versions["kopia"],
 		r.date.UTC().Format("2006-01-02 15:04 UTC"), r.took.Round(time.Second))
+	fmt.Fprintf(&out, "- Load average when it began: %s; more than 1 says that others worked on the machine, and single runs then differ widely\n", r.load)
 	out.WriteString("- Servers, machines, repositories and the bench itself share the machine's processors: figures are for comparing the two sides, not for planning.\n")
 	out.WriteString("\n## What was measured\n")
 	out.WriteString(details(r.results))
