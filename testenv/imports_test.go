@@ -21,15 +21,15 @@ type goPackage struct {
 // mayImport are the directions between the project's folders: cmd → orchestrator → plans, state and
 // providers; state → plans; the error type is everybody's. Package paths are prefixes.
 var mayImport = map[string][]string{
-	"cmd/":            {"cmd/", "orchestrator", "plans", "state/", "providers/"},
-	"orchestrator":    {"orchestrator", "plans", "state/", "providers/"},
+	"cmd/":            {"cmd/", "orchestrator", "plans", "state/", "providers"},
+	"orchestrator":    {"orchestrator", "plans", "state/", "providers"},
 	"state/":          {"state/", "plans", "providers/fault"},
 	"plans":           {"plans", "providers/fault"},
 	"providers/fault": {},
-	"providers/":      {"providers/"},
+	"providers/":      {"providers"},
 	"testenv":         {"testenv"},
 	// It measures what it imports.
-	"testenv/cmd/bench": {"testenv", "orchestrator", "plans", "state/", "providers/"},
+	"testenv/cmd/bench": {"testenv", "orchestrator", "plans", "state/", "providers"},
 }
 
 // onlyIn are libraries that one place hides from all others.
