@@ -154,7 +154,7 @@ const (
 	CapRead                Capability = "read-blocks"    // Extents without a base, Read
 	CapChanged             Capability = "changed-blocks" // Extents with a base
 	CapWrite               Capability = "write-blocks"   // Write
-	CapOverwriteCapability            = "overwrite"      // Write with Into
+	CapOverwrite           Capability = "overwrite"      // Write with Into
 	CapCreate              Capability = "create"         // Create, empty
 	CapClone               Capability = "clone"          // Create from a snapshot
 	CapCopy                Capability = "copy-snapshot"  // CopySnapshot
