@@ -19,6 +19,9 @@ type Manifest struct {
 	Etcd       *EtcdLayer       `json:"etcd,omitempty"`
 	Namespaces *NamespacesLayer `json:"namespaces,omitempty"`
 	Machines   []MachineLayer   `json:"machines,omitempty"`
+	Volumes    []VolumeLayer    `json:"volumes,omitempty"`
+	// VolumesLeft names volumes of the cluster that were not captured, and why.
+	VolumesLeft []LeftOut `json:"volumesLeft,omitempty"`
 
 	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
 	// revision. RPO is counted from here.
