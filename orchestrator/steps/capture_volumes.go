@@ -73,7 +73,7 @@ type capturedVolume struct {
 
 // Items are the groups' names.
 func (s *CaptureVolumes) Items(ctx context.Context, run *orchestrator.Run) ([]string, error) {
-	members, err := s.find(ctx, run)
+	members, err := s.find(ctx, run, volume.Choice{Namespaces: s.Namespaces, Exclude: s.Exclude})
 	if err != nil {
 		return nil, err
 	}
@@ -82,10 +82,7 @@ func (s *CaptureVolumes) Items(ctx context.Context, run *orchestrator.Run) ([]st
 
 // find lists what is chosen. By tags, the backends tell; else the cluster does, and no backend is asked
 // yet.
-func (s *CaptureVolumes) find(ctx context.Context, run *orchestrator.Run) ([]volume.Claimed, error) {
-	if len(run.Storages()) == 0 {
-		return nil, nil
-	}
+func (s *CaptureVolumes) find(ctx context.Context, run *orchestrator.Run, choice volume.Choice) ([]volume.Claimed, error) {
 	if len(s.Tags) > 0 {
 		return s.findByTags(ctx, run)
 	}
@@ -94,7 +91,17 @@ func (s *CaptureVolumes) find(ctx context.Context, run *orchestrator.Run) ([]vol
 		return nil, err
 	}
 	defer client.Close()
-	return volume.List(ctx, client.Kubernetes(), volume.Choice{Namespaces: s.Namespaces, Exclude: s.Exclude})
+	return volume.List(ctx, client.Kubernetes(), choice)
+}
+
+// groupChoice are the namespaces in which the members of one group are: its own, unless machines make the
+// groups.
+func (s *CaptureVolumes) groupChoice(item string) volume.Choice {
+	if s.GroupBy == volume.ByMachine {
+		return volume.Choice{Namespaces: s.Namespaces, Exclude: s.Exclude}
+	}
+	namespace, _, _ := strings.Cut(item, "/")
+	return volume.Choice{Namespaces: []string{namespace}}
 }
 
 func (s *CaptureVolumes) findByTags(ctx context.Context, run *orchestrator.Run) ([]volume.Claimed, error) {

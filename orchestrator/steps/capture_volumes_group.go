@@ -57,7 +57,7 @@ func (s *CaptureVolumes) open(ctx context.Context, run *orchestrator.Run) (*volu
 	if err := abandonSnapshots(ctx, run, backends); err != nil {
 		return nil, err
 	}
-	found, err := s.find(ctx, run)
+	found, err := s.find(ctx, run, s.groupChoice(run.Item))
 	if err != nil {
 		return nil, err
 	}

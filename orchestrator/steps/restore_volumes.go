@@ -142,22 +142,23 @@ func hasStorage(run *orchestrator.Run, name string) bool {
 	return slices.ContainsFunc(run.Storages(), func(s plans.Storage) bool { return s.Name == name })
 }
 
-func volumeOf(ctx context.Context, run *orchestrator.Run) (repository.VolumeLayer, error) {
+// layerOf is what the manifest says of a volume.
+func layerOf(ctx context.Context, run *orchestrator.Run, id string) (repository.VolumeLayer, error) {
 	_, manifest, err := pointOf(ctx, run)
 	if err != nil {
 		return repository.VolumeLayer{}, err
 	}
 	for _, layer := range manifest.Volumes {
-		if layer.ID == run.Item {
+		if layer.ID == id {
 			return layer, nil
 		}
 	}
-	return repository.VolumeLayer{}, fault.Newf("find volume", fault.NotFound, run.Item, "the recovery point holds no such volume")
+	return repository.VolumeLayer{}, fault.Newf("find volume", fault.NotFound, id, "the recovery point holds no such volume")
 }
 
 // Do makes one volume.
 func (s *RestoreVolumes) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) (orchestrator.Receipt, error) {
-	layer, err := volumeOf(ctx, run)
+	layer, err := layerOf(ctx, run, run.Item)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +191,7 @@ func (s *RestoreVolumes) Verify(ctx context.Context, run *orchestrator.Run, rece
 	if restored.Lost != "" {
 		return nil
 	}
-	layer, err := volumeOf(ctx, run)
+	layer, err := layerOf(ctx, run, run.Item)
 	if err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func (s *RestoreVolumes) Undo(ctx context.Context, run *orchestrator.Run, receip
 
 // Abandon deletes what an attempt made whose receipt was never written.
 func (s *RestoreVolumes) Abandon(ctx context.Context, run *orchestrator.Run) error {
-	layer, err := volumeOf(ctx, run)
+	layer, err := layerOf(ctx, run, run.Item)
 	if err != nil {
 		return err
 	}

@@ -213,4 +213,3 @@ type silent struct{}
 func (silent) Total(int64, int64) {}
 func (silent) Add(int64, int64)   {}
 func (silent) Status(string)      {}
-

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -65,31 +66,28 @@ func badGlob(pattern string, err error) error {
 	return fault.New("choose volumes", fault.Invalid, pattern, err)
 }
 
-// List lists the bound PersistentVolumes of the chosen namespaces, by namespace and claim. It asks no
-// provider.
-func List(ctx context.Context, client kubernetes.Interface, choice Choice) ([]Claimed, error) {
-	volumes, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fault.New("list volumes", fault.Transient, "", err)
+// only is the one namespace that is chosen by its name, empty when there may be several.
+func (c Choice) only() string {
+	if len(c.Namespaces) == 1 && !strings.ContainsAny(c.Namespaces[0], `*?[\\`) {
+		return c.Namespaces[0]
 	}
-	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
+	return ""
+}
+
+// List lists the bound PersistentVolumes of the chosen namespaces, by namespace and claim. It asks no
+// provider. One namespace by its name costs as many requests as it has claims, however large the cluster is.
+func List(ctx context.Context, client kubernetes.Interface, choice Choice) ([]Claimed, error) {
+	volumes, err := boundVolumes(ctx, client, choice)
 	if err != nil {
-		return nil, fault.New("list pods", fault.Transient, "", err)
+		return nil, err
+	}
+	pods, err := client.CoreV1().Pods(choice.only()).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
+	if err != nil {
+		return nil, listFailed("list pods", err)
 	}
 	used := usedBy(pods.Items)
 	var found []Claimed
-	for i := range volumes.Items {
-		pv := &volumes.Items[i]
-		if pv.Spec.ClaimRef == nil || pv.Status.Phase != corev1.VolumeBound {
-			continue
-		}
-		taken, err := choice.takes(pv.Spec.ClaimRef.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		if !taken {
-			continue
-		}
+	for _, pv := range volumes {
 		claimed := Claimed{PV: pv, Namespace: pv.Spec.ClaimRef.Namespace, Claim: pv.Spec.ClaimRef.Name}
 		use := used[claimed.Namespace+"/"+claimed.Claim]
 		claimed.Workload, claimed.Mounts = use.workload, use.mounts
@@ -99,6 +97,63 @@ func List(ctx context.Context, client kubernetes.Interface, choice Choice) ([]Cl
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Claim, b.Claim))
 	})
 	return found, nil
+}
+
+func listFailed(op string, err error) error {
+	kind := fault.Transient
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		kind = fault.Denied
+	}
+	return fault.New(op, kind, "", err)
+}
+
+func boundVolumes(ctx context.Context, client kubernetes.Interface, choice Choice) ([]*corev1.PersistentVolume, error) {
+	if namespace := choice.only(); namespace != "" {
+		return volumesOfClaims(ctx, client, namespace)
+	}
+	list, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, listFailed("list volumes", err)
+	}
+	var bound []*corev1.PersistentVolume
+	for i := range list.Items {
+		pv := &list.Items[i]
+		if pv.Spec.ClaimRef == nil || pv.Status.Phase != corev1.VolumeBound {
+			continue
+		}
+		taken, err := choice.takes(pv.Spec.ClaimRef.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		if taken {
+			bound = append(bound, pv)
+		}
+	}
+	return bound, nil
+}
+
+func volumesOfClaims(ctx context.Context, client kubernetes.Interface, namespace string) ([]*corev1.PersistentVolume, error) {
+	claims, err := client.CoreV1().PersistentVolumeClaims(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, listFailed("list claims", err)
+	}
+	var bound []*corev1.PersistentVolume
+	for _, claim := range claims.Items {
+		if claim.Spec.VolumeName == "" {
+			continue
+		}
+		pv, err := client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, listFailed("read volume", err)
+		}
+		if pv.Status.Phase == corev1.VolumeBound && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == claim.UID {
+			bound = append(bound, pv)
+		}
+	}
+	return bound, nil
 }
 
 type use struct {

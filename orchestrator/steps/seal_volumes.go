@@ -1,0 +1,63 @@
+package steps
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
+)
+
+// sealVolumes gathers what capture-volumes and copy-snapshots left. A volume that two steps captured is
+// refused: a recovery point holds each once.
+func sealVolumes(source sealSource, into *repository.Manifest) ([]repository.Subtree, error) {
+	copies, err := sealCopies(source)
+	if err != nil {
+		return nil, err
+	}
+	var subtrees []repository.Subtree
+	seen := map[string]bool{}
+	receipts := source.ItemReceipts("capture-volumes")
+	for _, group := range slices.Sorted(maps.Keys(receipts)) {
+		var receipt volumesReceipt
+		if err := json.Unmarshal(receipts[group], &receipt); err != nil {
+			return nil, fault.New(sealing, fault.Corrupt, "receipt of capture-volumes "+group, err)
+		}
+		into.VolumesLeft = append(into.VolumesLeft, receipt.Left...)
+		for _, captured := range receipt.Volumes {
+			layer := captured.Layer
+			if seen[layer.ID] {
+				return nil, fault.Newf(sealing, fault.Invalid, layer.ID, "two groups have captured this volume: let one step of the plan choose it")
+			}
+			seen[layer.ID] = true
+			layer.Copies = copies[layer.ID]
+			into.Volumes = append(into.Volumes, layer)
+			subtrees = append(subtrees, repository.Subtree{Path: "volumes/" + layer.ID, Tree: captured.Tree})
+		}
+	}
+	return subtrees, nil
+}
+
+// sealCopies are the snapshots that were copied elsewhere, by volume.
+func sealCopies(source sealSource) (map[string][]json.RawMessage, error) {
+	copies := map[string][]json.RawMessage{}
+	receipts := source.ItemReceipts("copy-snapshots")
+	for _, id := range slices.Sorted(maps.Keys(receipts)) {
+		encoded, err := copyOf(receipts[id])
+		if err != nil {
+			return nil, fault.New(sealing, fault.Corrupt, "receipt of copy-snapshots "+id, err)
+		}
+		copies[id] = append(copies[id], encoded)
+	}
+	return copies, nil
+}
+
+func copyOf(receipt orchestrator.Receipt) (json.RawMessage, error) {
+	var copied struct {
+		Snapshot json.RawMessage `json:"snapshot"`
+	}
+	err := json.Unmarshal(receipt, &copied)
+	return copied.Snapshot, err
+}
