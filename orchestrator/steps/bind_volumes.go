@@ -84,10 +84,10 @@ type volumeBinder struct {
 // bind returns the name of the PersistentVolume, empty when the volume never had one.
 func (b *volumeBinder) bind(ctx context.Context, id string, restored restoredVolume) (string, cluster.Rebound, error) {
 	layer, err := layerOf(ctx, b.run, id)
-	if err != nil || layer.PersistentVolume == "" {
+	if err != nil || layer.PV == "" {
 		return "", "", err
 	}
-	was, err := b.template(ctx, layer.PersistentVolume)
+	was, err := b.template(ctx, layer.PV)
 	if err != nil {
 		return "", "", err
 	}

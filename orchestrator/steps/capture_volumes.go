@@ -272,7 +272,7 @@ func (s *CaptureVolumes) Summarize(receipt orchestrator.Receipt) (orchestrator.S
 	var added int64
 	for _, v := range r.Volumes {
 		out.Bytes += v.Layer.Size
-		added += v.Layer.New
+		added += v.Layer.NewBytes
 	}
 	out.Text = fmt.Sprintf("%d bytes new", added)
 	return out, err

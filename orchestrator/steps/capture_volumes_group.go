@@ -27,6 +27,7 @@ type volumeGroup struct {
 	members  []*groupMember
 	left     []repository.LeftOut
 	still    *volume.Still // what is held still; nil when nothing is
+	quiesced []string      // pods that were, as namespace/name
 	skew     time.Duration
 }
 
@@ -40,12 +41,8 @@ type groupMember struct {
 	consistency repository.Consistency
 }
 
-func (m *groupMember) folder() string {
-	if m.PV != nil {
-		return m.PV.Name
-	}
-	return volumeFolder(m.Storage, m.Volume.ID)
-}
+// folder is the volume's in the recovery point: volumes/<name>.
+func (m *groupMember) folder() string { return repository.VolumePath(m.Storage, m.Volume.ID) }
 
 // open finds the group's volumes. What an earlier attempt of this task made is deleted: whether its
 // snapshots were taken while everything was held still, nobody knows any more.
@@ -144,6 +141,9 @@ func (g *volumeGroup) quiesce(ctx context.Context) error {
 	if err == nil && len(actions) > 0 {
 		g.run.Progress.Status("quiesce " + g.run.Item)
 		g.still, err = volume.Quiesce(ctx, g.client, actions)
+		for _, action := range actions {
+			g.quiesced = append(g.quiesced, action.Namespace+"/"+action.Pod)
+		}
 	}
 	if g.still != nil && err == nil {
 		for _, m := range g.members {
@@ -296,13 +296,13 @@ func (g *volumeGroup) measure() error {
 // describe is what the manifest says of a member, but for where its content is.
 func (g *volumeGroup) describe(m *groupMember) (repository.VolumeLayer, error) {
 	layer := repository.VolumeLayer{
-		ID: m.folder(), Storage: m.Storage, Provider: m.info.Name, VolumeID: m.Volume.ID,
-		Content: string(m.Volume.Content), Size: m.Volume.Size, Machine: m.Volume.Machine, Zone: m.Volume.Zone,
-		Workload: m.Workload, Mode: g.mode(), Group: g.run.Item, GroupSkew: g.skew.Seconds(),
-		Taken: m.taken, Consistency: m.consistency, Parameters: m.Volume.Parameters,
+		ID: m.Volume.ID, Path: m.folder(), Storage: m.Storage, Provider: m.info.Name, Version: m.info.Version,
+		Content: string(m.Volume.Content), Size: m.Volume.Size, Machine: m.Volume.Machine, Zone: m.Volume.Zone, Tags: m.Volume.Tags,
+		Workload: m.Workload, Mode: g.mode(), Group: g.run.Item, SkewSeconds: g.skew.Seconds(), Quiesced: g.quiesced,
+		Instant: m.taken, Consistency: m.consistency, Parameters: m.Volume.Parameters,
 	}
 	if m.PV != nil {
-		layer.PersistentVolume, layer.Namespace, layer.Claim, layer.StorageClass = m.PV.Name, m.Namespace, m.Claim, m.PV.Spec.StorageClassName
+		layer.PV, layer.PVC, layer.StorageClass = m.PV.Name, m.Namespace+"/"+m.Claim, m.PV.Spec.StorageClassName
 	}
 	if m.snapshot == nil {
 		return layer, nil

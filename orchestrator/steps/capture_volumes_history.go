@@ -7,6 +7,7 @@ import (
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/volume"
 	"github.com/musterdr/muster/providers"
+	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
 )
 
@@ -15,7 +16,7 @@ type volumesHistory map[string]volumeHistory
 
 // volumeHistory is what the newest point that has a volume's content knows of it.
 type volumeHistory struct {
-	point    string
+	point    repository.Point
 	layer    repository.VolumeLayer
 	outdated []providers.Handle // snapshots that were kept as bases of points before
 }
@@ -26,15 +27,19 @@ const historyPoints = 4
 func (h volumesHistory) of(storage, id string) volumeHistory { return h[storage+"\x00"+id] }
 
 // blockBase is what an incremental capture can build on, nil when there is nothing.
-func (h volumeHistory) blockBase(info providers.Info) *volume.Base {
+func (h volumeHistory) blockBase(ctx context.Context, run *orchestrator.Run, info providers.Info) (*volume.Base, error) {
 	if h.layer.Image == nil || len(h.layer.Snapshot) == 0 || !info.Can(providers.CapChanged) {
-		return nil
+		return nil, nil
 	}
 	var snapshot providers.Snapshot
 	if json.Unmarshal(h.layer.Snapshot, &snapshot) != nil || snapshot.Handle.Provider != info.Name {
-		return nil
+		return nil, nil
 	}
-	return &volume.Base{Snapshot: snapshot.Handle, Image: *h.layer.Image}
+	image, err := run.Repository.Image(ctx, h.point, h.layer)
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Unsupported) {
+		return nil, nil
+	}
+	return &volume.Base{Snapshot: snapshot.Handle, Image: image}, err
 }
 
 // historyOf reads what the latest recovery points of the cluster hold of its volumes.
@@ -57,17 +62,17 @@ func historyOf(ctx context.Context, run *orchestrator.Run) (volumesHistory, erro
 			return nil, err
 		}
 		for _, layer := range manifest.Volumes {
-			history.add(point.ID, layer)
+			history.add(point, layer)
 		}
 	}
 	return history, nil
 }
 
-func (h volumesHistory) add(point string, layer repository.VolumeLayer) {
+func (h volumesHistory) add(point repository.Point, layer repository.VolumeLayer) {
 	if layer.Mode == repository.VolumeSnapshot {
 		return
 	}
-	key := layer.Storage + "\x00" + layer.VolumeID
+	key := layer.Storage + "\x00" + layer.ID
 	newest, known := h[key]
 	if !known {
 		h[key] = volumeHistory{point: point, layer: layer}

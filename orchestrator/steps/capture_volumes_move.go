@@ -86,18 +86,21 @@ func (g *volumeGroup) store(ctx context.Context, m *groupMember, before volumeHi
 	if m.Volume.Content == providers.ContentFiles {
 		return g.storeFiles(ctx, m, layer, before, progress)
 	}
-	base := before.blockBase(m.info)
+	base, err := before.blockBase(ctx, g.run, m.info)
+	if err != nil {
+		return layer, nil, err
+	}
 	stored, err := volume.BlockCapture{
 		Provider: m.provider, Snapshot: *m.snapshot, Base: base, Repository: g.run.Repository, Name: layer.ID, Progress: progress,
 	}.Capture(ctx)
 	if err != nil {
 		return layer, nil, err
 	}
-	layer.Image, layer.Read, layer.New = &stored.Image, stored.Read, stored.Stats.WrittenBytes
+	layer.Image, layer.ReadBytes, layer.NewBytes = stored.Image.Contents(layer.Path), stored.Read, stored.Stats.WrittenBytes
 	if stored.Incremental {
-		layer.Base = before.point
+		layer.Base = before.point.ID
 	}
-	return layer, []repository.File{{Path: "image.raw", Object: stored.Image.Object}, {Path: "image.chunks", Object: stored.Image.Chunks}}, nil
+	return layer, stored.Image.Tree(), nil
 }
 
 func (g *volumeGroup) seal(ctx context.Context, layer repository.VolumeLayer, files []repository.File) (capturedVolume, error) {
@@ -105,7 +108,7 @@ func (g *volumeGroup) seal(ctx context.Context, layer repository.VolumeLayer, fi
 	if err != nil {
 		return capturedVolume{}, fault.New("describe volume", fault.Internal, layer.ID, err)
 	}
-	stored, err := g.run.Repository.Put(ctx, layer.ID+"/volume.yaml", strings.NewReader(string(description)))
+	stored, err := g.run.Repository.Put(ctx, layer.Path+"/volume.yaml", strings.NewReader(string(description)))
 	if err != nil {
 		return capturedVolume{}, err
 	}

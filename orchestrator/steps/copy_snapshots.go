@@ -15,7 +15,7 @@ import (
 )
 
 // CopySnapshots copies snapshots that capture-volumes has kept to another region, account or cluster. Its
-// items are the volumes' IDs.
+// items are the names of the volumes' folders.
 type CopySnapshots struct {
 	// Targets says where the snapshots of each storage go, in its provider's words:
 	// {ebs: {region: eu-west-1}}.
@@ -24,12 +24,12 @@ type CopySnapshots struct {
 
 // copiedSnapshot is what copy-snapshots leaves for each volume.
 type copiedSnapshot struct {
-	Volume   string             `json:"volume"` // volumes/<id>
+	Volume   string             `json:"volume"` // its folder: volumes/<name>
 	Storage  string             `json:"storage"`
 	Snapshot providers.Snapshot `json:"snapshot"`
 }
 
-// Items are the IDs of the volumes whose snapshots were kept at a storage that has a target.
+// Items are the volumes whose snapshots were kept at a storage that has a target.
 func (s *CopySnapshots) Items(_ context.Context, run *orchestrator.Run) ([]string, error) {
 	layers, err := s.layers(run)
 	return slices.Sorted(maps.Keys(layers)), err
@@ -44,7 +44,7 @@ func (s *CopySnapshots) layers(run *orchestrator.Run) (map[string]repository.Vol
 		}
 		for _, v := range r.Volumes {
 			if _, wanted := s.Targets[v.Layer.Storage]; wanted && len(v.Layer.Snapshot) > 0 {
-				out[v.Layer.ID] = v.Layer
+				out[itemOf(v.Layer)] = v.Layer
 			}
 		}
 	}
@@ -97,7 +97,7 @@ func (s *CopySnapshots) Do(ctx context.Context, run *orchestrator.Run, _ orchest
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(copiedSnapshot{Volume: layer.ID, Storage: layer.Storage, Snapshot: copied})
+	return json.Marshal(copiedSnapshot{Volume: layer.Path, Storage: layer.Storage, Snapshot: copied})
 }
 
 // Verify asks for the copy.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/volume"
@@ -17,7 +18,8 @@ import (
 )
 
 // RestoreVolumes makes a new volume of each captured one: from its snapshot where the target's backend
-// still has it, else from the repository, at the same or another backend. Its items are the volumes' IDs.
+// still has it, else from the repository, at the same or another backend. Its items are the names of the volumes'
+// folders in the point.
 type RestoreVolumes struct {
 	// Storage maps the capture's storages to those of the target; one that is not named keeps its name.
 	Storage map[string]string `yaml:"storage,omitempty"`
@@ -64,7 +66,7 @@ type restoredVolume struct {
 	Lost    string           `json:"lost,omitempty"`
 }
 
-// Items are the IDs of the point's volumes that are chosen.
+// Items are the chosen volumes.
 func (s *RestoreVolumes) Items(ctx context.Context, run *orchestrator.Run) ([]string, error) {
 	_, manifest, err := pointOf(ctx, run)
 	if err != nil {
@@ -72,12 +74,12 @@ func (s *RestoreVolumes) Items(ctx context.Context, run *orchestrator.Run) ([]st
 	}
 	var items []string
 	for _, layer := range manifest.Volumes {
-		taken, err := matchesAny(layer.Namespace, s.Namespaces, s.Exclude)
+		taken, err := matchesAny(namespaceOf(layer), s.Namespaces, s.Exclude)
 		if err != nil {
 			return nil, err
 		}
 		if taken {
-			items = append(items, layer.ID)
+			items = append(items, itemOf(layer))
 		}
 	}
 	return items, nil
@@ -142,6 +144,14 @@ func hasStorage(run *orchestrator.Run, name string) bool {
 	return slices.ContainsFunc(run.Storages(), func(s plans.Storage) bool { return s.Name == name })
 }
 
+// itemOf names a captured volume among the items of steps: its folder's name.
+func itemOf(layer repository.VolumeLayer) string { return path.Base(layer.Path) }
+
+func namespaceOf(layer repository.VolumeLayer) string {
+	namespace, _, _ := strings.Cut(layer.PVC, "/")
+	return namespace
+}
+
 // layerOf is what the manifest says of a volume.
 func layerOf(ctx context.Context, run *orchestrator.Run, id string) (repository.VolumeLayer, error) {
 	_, manifest, err := pointOf(ctx, run)
@@ -149,7 +159,7 @@ func layerOf(ctx context.Context, run *orchestrator.Run, id string) (repository.
 		return repository.VolumeLayer{}, err
 	}
 	for _, layer := range manifest.Volumes {
-		if layer.ID == id {
+		if itemOf(layer) == id {
 			return layer, nil
 		}
 	}

@@ -26,8 +26,8 @@ type volumeRestore struct {
 // lost reports a volume that does not come back, and lets the others go on.
 func (r *volumeRestore) lost(reason string) (orchestrator.Receipt, error) {
 	subject := r.layer.ID
-	if r.layer.Claim != "" {
-		subject = r.layer.Namespace + "/" + r.layer.Claim
+	if r.layer.PVC != "" {
+		subject = r.layer.PVC
 	}
 	r.run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Lost, Layer: "volumes", Subject: subject, Text: reason})
 	return json.Marshal(restoredVolume{Lost: reason})
@@ -53,7 +53,11 @@ func (r *volumeRestore) make(ctx context.Context) (restoredVolume, error) {
 // clone makes the volume of the snapshot, or of a copy of it, that the target's backend has.
 func (r *volumeRestore) clone(ctx context.Context) (restoredVolume, error) {
 	failed := fault.Newf("restore volume", fault.NotFound, r.layer.ID, "the recovery point keeps no snapshot of it")
-	for _, encoded := range append([]json.RawMessage{r.layer.Snapshot}, r.layer.Copies...) {
+	snapshots := []json.RawMessage{r.layer.Snapshot}
+	for _, copied := range r.layer.Copies {
+		snapshots = append(snapshots, copied.Snapshot)
+	}
+	for _, encoded := range snapshots {
 		if len(encoded) == 0 {
 			continue
 		}
@@ -81,14 +85,18 @@ func (r *volumeRestore) write(ctx context.Context) (restoredVolume, error) {
 	if r.layer.Image == nil {
 		return restoredVolume{}, fault.Newf("restore volume", fault.NotFound, r.layer.ID, "the recovery point holds its snapshot alone, and storage %s does not have it", r.storage)
 	}
+	image, err := imageOf(ctx, r.run, r.layer)
+	if err != nil {
+		return restoredVolume{}, err
+	}
 	r.run.Progress.Status("content of " + r.layer.ID)
-	made, err := volume.RestoreBlocks(r.reporting(ctx), r.run.Repository, *r.layer.Image, r.provider, providers.WriteRequest{CreateRequest: r.request()}, r.run.Progress)
+	made, err := volume.RestoreBlocks(r.reporting(ctx), r.run.Repository, image, r.provider, providers.WriteRequest{CreateRequest: r.request()}, r.run.Progress)
 	return restoredVolume{Storage: r.storage, Volume: made, From: FromRepository, Bytes: r.layer.Size}, err
 }
 
 func (r *volumeRestore) request() providers.CreateRequest {
 	request := providers.CreateRequest{
-		Token: tokenOf(r.run, r.storage), Name: r.layer.ID, Content: providers.Content(r.layer.Content), Size: r.layer.Size,
+		Token: tokenOf(r.run, r.storage), Name: r.name(), Content: providers.Content(r.layer.Content), Size: r.layer.Size,
 		Zone: r.layer.Zone, Tags: tagsOf(r.run), Parameters: map[string]string{},
 	}
 	if zone, mapped := r.Zones[request.Zone]; mapped {
@@ -101,6 +109,23 @@ func (r *volumeRestore) request() providers.CreateRequest {
 	}
 	maps.Copy(request.Parameters, r.Parameters[r.storage])
 	return request
+}
+
+// name is what the new volume should be called: the PersistentVolume's name, where there is one.
+func (r *volumeRestore) name() string {
+	if r.layer.PV != "" {
+		return r.layer.PV
+	}
+	return itemOf(r.layer)
+}
+
+// imageOf finds the image of a volume in the run's recovery point.
+func imageOf(ctx context.Context, run *orchestrator.Run, layer repository.VolumeLayer) (repository.Image, error) {
+	point, err := run.Repository.Point(ctx, run.Point)
+	if err != nil {
+		return repository.Image{}, err
+	}
+	return run.Repository.Image(ctx, point, layer)
 }
 
 // reporting shows what the provider says of a long call.
@@ -120,11 +145,15 @@ func verifyContent(ctx context.Context, run *orchestrator.Run, layer repository.
 	if layer.Image == nil {
 		return nil // it is a clone: there is nothing else to compare it with
 	}
+	image, err := imageOf(ctx, run, layer)
+	if err != nil {
+		return err
+	}
 	run.Progress.Status("reading back " + layer.ID)
 	set, err := provider.Snapshot(ctx, providers.SnapshotRequest{Token: tokenOf(run, "verify"), Volumes: []providers.Handle{restored.Handle}, Tags: tagsOf(run)})
 	if err != nil {
 		return err
 	}
-	err = volume.CompareBlocks(ctx, run.Repository, *layer.Image, provider, set.Snapshots[0])
+	err = volume.CompareBlocks(ctx, run.Repository, image, provider, set.Snapshots[0])
 	return errors.Join(err, provider.DeleteSnapshot(context.WithoutCancel(ctx), set.Snapshots[0].Handle))
 }

@@ -162,7 +162,7 @@ func sealInstant(m repository.Manifest) (time.Time, float64) {
 		times = append(times, machine.Taken)
 	}
 	for _, volume := range m.Volumes {
-		times = append(times, volume.Taken)
+		times = append(times, volume.Instant)
 	}
 	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	instant := times[0]
@@ -237,7 +237,10 @@ func sealedContents(m repository.Manifest) []repository.Content {
 	}
 	for _, volume := range m.Volumes {
 		if volume.Image != nil {
-			out = append(out, repository.Content{Path: "volumes/" + volume.ID + "/image.raw", Size: volume.Image.Object.Size})
+			out = append(out, volume.Image.Image, volume.Image.Chunks)
+		}
+		if volume.Files != nil {
+			out = append(out, volume.Files.Archive, volume.Files.Index)
 		}
 	}
 	return out

@@ -28,36 +28,38 @@ func sealVolumes(source sealSource, into *repository.Manifest) ([]repository.Sub
 		into.VolumesLeft = append(into.VolumesLeft, receipt.Left...)
 		for _, captured := range receipt.Volumes {
 			layer := captured.Layer
-			if seen[layer.ID] {
+			if seen[layer.Path] {
 				return nil, fault.Newf(sealing, fault.Invalid, layer.ID, "two groups have captured this volume: let one step of the plan choose it")
 			}
-			seen[layer.ID] = true
-			layer.Copies = copies[layer.ID]
+			seen[layer.Path] = true
+			layer.Copies = copies[layer.Path]
 			into.Volumes = append(into.Volumes, layer)
-			subtrees = append(subtrees, repository.Subtree{Path: "volumes/" + layer.ID, Tree: captured.Tree})
+			subtrees = append(subtrees, repository.Subtree{Path: layer.Path, Tree: captured.Tree})
 		}
 	}
 	return subtrees, nil
 }
 
 // sealCopies are the snapshots that were copied elsewhere, by volume.
-func sealCopies(source sealSource) (map[string][]json.RawMessage, error) {
-	copies := map[string][]json.RawMessage{}
+func sealCopies(source sealSource) (map[string][]repository.SnapshotCopy, error) {
+	copies := map[string][]repository.SnapshotCopy{}
 	receipts := source.ItemReceipts("copy-snapshots")
 	for _, id := range slices.Sorted(maps.Keys(receipts)) {
 		encoded, err := copyOf(receipts[id])
 		if err != nil {
 			return nil, fault.New(sealing, fault.Corrupt, "receipt of copy-snapshots "+id, err)
 		}
-		copies[id] = append(copies[id], encoded)
+		folder := "volumes/" + id
+		copies[folder] = append(copies[folder], encoded)
 	}
 	return copies, nil
 }
 
-func copyOf(receipt orchestrator.Receipt) (json.RawMessage, error) {
-	var copied struct {
-		Snapshot json.RawMessage `json:"snapshot"`
+func copyOf(receipt orchestrator.Receipt) (repository.SnapshotCopy, error) {
+	var copied copiedSnapshot
+	if err := json.Unmarshal(receipt, &copied); err != nil {
+		return repository.SnapshotCopy{}, err
 	}
-	err := json.Unmarshal(receipt, &copied)
-	return copied.Snapshot, err
+	encoded, err := json.Marshal(copied.Snapshot)
+	return repository.SnapshotCopy{Region: copied.Snapshot.Region, Snapshot: encoded}, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -130,23 +129,6 @@ func (m moveProgress) Total(bytes, _ int64) {
 		sum += total
 	}
 	m.Progress.Total(sum, 0)
-}
-
-// volumeFolder makes a name for volumes/<id> of a volume that no PersistentVolume stands for. Different
-// volumes get different names: a digest follows what had to be replaced.
-func volumeFolder(storage, id string) string {
-	clean := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
-			return r
-		}
-		return '_'
-	}, id)
-	name := storage + "-" + clean
-	if clean == id && len(name) <= 200 {
-		return name
-	}
-	sum := sha256.Sum256([]byte(id))
-	return fmt.Sprintf("%s-%s", name[:min(len(name), 180)], hex.EncodeToString(sum[:4]))
 }
 
 // knownStorages refuses names that the document lacks.

@@ -97,7 +97,7 @@ func (r *Repository) NewImage(ctx context.Context, name string, config ImageConf
 	w := &ImageWriter{
 		ctx: working, repo: r, name: name, size: config.Size, base: base, workers: workers, cancel: cancel,
 		buffers: make(chan []byte, 2*imageParallel()), zeros: zeros, list: list,
-		index: newImageIndex(working, session, name, config.Size, zeros),
+		index: &imageIndex{objectIndex: newObjectIndex(working, session, r, name), bytes: config.Size, zeros: zeros},
 	}
 	return w, nil
 }

@@ -25,6 +25,10 @@ const (
 	listLine    = 256 // bytes; the longest line a writer makes has 132
 )
 
+// RuleSegments is the digest of an archive: SHA-256 over one line for each of its segments, in order, with
+// the segment's own SHA-256 in lower-case hexadecimal and a newline.
+const RuleSegments = "sha256-segments"
+
 // RuleChunks is the digest of an image: SHA-256 over one line for each chunk of a mebibyte, in order,
 // with the chunk's own SHA-256 in lower-case hexadecimal and a newline.
 const RuleChunks = "sha256-chunks-1m"

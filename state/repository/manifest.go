@@ -2,8 +2,16 @@ package repository
 
 import "time"
 
-// ManifestVersion is the newest manifest format this program writes, and the newest it reads.
-const ManifestVersion = 1
+// ManifestVersion is the newest manifest format that this program reads. Seal writes the oldest that a
+// manifest's content allows: 2 with volumes, else 1.
+const ManifestVersion = 2
+
+func (m Manifest) oldestVersion() int {
+	if len(m.Volumes) > 0 {
+		return 2
+	}
+	return 1
+}
 
 // Manifest describes one recovery point: manifest.json at the point's root. docs/formats/manifest.md is its
 // specification. Digests are lower-case hexadecimal SHA-256 unless said otherwise; times are UTC.
@@ -35,6 +43,8 @@ type Content struct {
 	Path   string `json:"path"` // from the point's root
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
+	// Rule says how SHA256 was computed where it is not simply over the file.
+	Rule string `json:"rule,omitempty"`
 }
 
 // EtcdLayer describes etcd/snapshot.db and the state it was taken in.

@@ -39,7 +39,7 @@ func (r *Repository) Verify(ctx context.Context, p Point, progress func(bytes, f
 		expected, named := want[path]
 		delete(want, path)
 		group.Go(func() error {
-			size, digest, err := r.readAll(ctx, entry)
+			size, digest, err := r.digest(ctx, entry, expected)
 			if err != nil {
 				return fault.New("verify", fault.KindOf(err), path, err)
 			}
@@ -70,6 +70,18 @@ func (r *Repository) Verify(ctx context.Context, p Point, progress func(bytes, f
 	return report, nil
 }
 
+// digest reads a file through, by the rule of the digest that it should have.
+func (r *Repository) digest(ctx context.Context, entry *snapshot.DirEntry, expected Content) (int64, string, error) {
+	switch expected.Rule {
+	case "":
+		return r.readAll(ctx, entry)
+	case RuleChunks:
+		return r.imageDigest(ctx, ID(entry.ObjectID.String()))
+	default:
+		return 0, "", fault.Newf("verify", fault.Unsupported, expected.Path, "its digest is by the rule %q: use a newer muster", expected.Rule)
+	}
+}
+
 func (r *Repository) readAll(ctx context.Context, entry *snapshot.DirEntry) (int64, string, error) {
 	opened, err := r.Open(ctx, ID(entry.ObjectID.String()))
 	if err != nil {
@@ -94,6 +106,16 @@ func (m Manifest) contents() map[string]Content {
 	}
 	if m.Namespaces != nil {
 		add(m.Namespaces.Index)
+	}
+	for _, volume := range m.Volumes {
+		if volume.Image != nil {
+			add(volume.Image.Image)
+			add(volume.Image.Chunks)
+		}
+		if volume.Files != nil {
+			add(volume.Files.Archive)
+			add(volume.Files.Index)
+		}
 	}
 	for _, machine := range m.Machines {
 		add(machine.Rootfs)
