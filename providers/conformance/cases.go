@@ -7,5 +7,6 @@ func cases() []trial {
 	return slices.Concat(
 		infoCases(), volumeCases(), matchCases(),
 		snapshotCases(), readCases(), writeCases(),
+		cloneCases(), fileCases(), machineCases(), cutCases(),
 	)
 }
