@@ -216,18 +216,22 @@ func workloadOf(pod corev1.Pod) string {
 }
 
 // Match finds the backend and the volume behind a claimed volume, and fills them in. It reports false when
-// no backend knows volumes of its kind. A volume that is gone from its backend is fault.NotFound.
+// no backend knows volumes of its kind. A volume that none of those that know its kind has is
+// fault.NotFound.
 func Match(ctx context.Context, backends []Backend, claimed *Claimed) (bool, error) {
+	var gone error
 	for _, backend := range backends {
 		found, err := backend.Provider.Match(ctx, claimed.PV)
-		if fault.Is(err, fault.Unsupported) {
-			continue
-		}
-		if err != nil {
+		switch {
+		case fault.Is(err, fault.Unsupported):
+		case fault.Is(err, fault.NotFound): // another backend of the same kind may have it
+			gone = err
+		case err != nil:
 			return false, err
+		default:
+			claimed.Storage, claimed.Volume = backend.Storage, found
+			return true, nil
 		}
-		claimed.Storage, claimed.Volume = backend.Storage, found
-		return true, nil
 	}
-	return false, nil
+	return false, gone
 }
