@@ -222,6 +222,17 @@ func (r *Repository) Create(ctx context.Context, name string) (*Writer, error) {
 	return &Writer{config: r.config, room: r.room, name: name, writer: writer, sum: sha256.New()}, nil
 }
 
+// restart gives up what was written and begins anew.
+func (w *Writer) restart(ctx context.Context, r *Repository) error {
+	again, err := r.Create(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	w.Abort()
+	*w = *again
+	return nil
+}
+
 func (w *Writer) Write(p []byte) (int, error) {
 	if err := w.room.take(len(p)); err != nil {
 		return 0, err

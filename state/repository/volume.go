@@ -163,6 +163,41 @@ func (r *Repository) Image(ctx context.Context, p Point, v VolumeLayer) (Image, 
 	return Image{Object: object, Chunks: chunks, Digest: v.Image.Image.SHA256}, nil
 }
 
+// Contents describes an archive for the manifest of a point that holds it in a volume's folder.
+func (a Archive) Contents(folder string) *FilesContent {
+	return &FilesContent{
+		Archive: Content{Path: path.Join(folder, filesFile), Size: a.Object.Size, SHA256: a.Digest, Rule: RuleSegments},
+		Index:   Content{Path: path.Join(folder, filesIndex), Size: a.Index.Size, SHA256: a.Index.SHA256},
+		Entries: a.Entries,
+	}
+}
+
+// Tree are the archive's files in a volume's folder. A point must hold both.
+func (a Archive) Tree() []File {
+	return []File{{Path: filesFile, Object: a.Object}, {Path: filesIndex, Object: a.Index}}
+}
+
+// Archive finds a volume's archive in a point: what RestoreArchive reads and ArchiveFolder takes for a
+// base. fault.NotFound when the point holds none.
+func (r *Repository) Archive(ctx context.Context, p Point, v VolumeLayer) (Archive, error) {
+	if v.Files == nil {
+		return Archive{}, fault.Newf("find archive", fault.NotFound, v.ID, "recovery point %s holds no files of this volume", p.ID)
+	}
+	if v.Files.Archive.Rule != RuleSegments {
+		return Archive{}, fault.Newf("find archive", fault.Unsupported, v.ID, "its digest is by the rule %q: use a newer muster", v.Files.Archive.Rule)
+	}
+	object, err := r.content(ctx, p, v.Files.Archive)
+	if err != nil {
+		return Archive{}, err
+	}
+	index, err := r.content(ctx, p, v.Files.Index)
+	if err != nil {
+		return Archive{}, err
+	}
+	object.SHA256 = "" // the digest is by another rule
+	return Archive{Object: object, Index: index, Digest: v.Files.Archive.SHA256, Entries: v.Files.Entries}, nil
+}
+
 // content finds the object of a file that a signed manifest names.
 func (r *Repository) content(ctx context.Context, p Point, c Content) (Object, error) {
 	entry, err := r.find(ctx, p.Root, c.Path)
