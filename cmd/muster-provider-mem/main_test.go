@@ -110,7 +110,7 @@ func suite(t *testing.T, settings mem.Settings) conformance.Config {
 		Size:         2 << 20,
 		CopyTarget:   map[string]string{"region": "elsewhere"},
 		Machine:      &providers.MachineRequest{Name: "node-1", Parameters: map[string]string{"image": "debian"}},
-		KillAfter:    []time.Duration{0, 3 * time.Millisecond, 20 * time.Millisecond},
+		KillAfter:    []time.Duration{0, 5 * time.Millisecond},
 	}
 }
 
