@@ -71,7 +71,7 @@ func (a *app) withHost(ctx context.Context, work func(*host.Host) error) error {
 
 func (a *app) providerCommand() *cobra.Command {
 	command := group("provider", "Storage backends: what is there, what it can do, and whether it keeps its promises")
-	command.AddCommand(a.providerListCommand(), a.providerInfoCommand(), a.providerPinCommand(), a.providerValidateCommand(), a.providerInitCommand())
+	command.AddCommand(a.providerListCommand(), a.providerInfoCommand(), a.providerPinCommand(), a.providerValidateCommand(), a.providerInitCommand(), a.providerOrphansCommand())
 	return command
 }
 

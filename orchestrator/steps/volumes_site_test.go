@@ -304,4 +304,3 @@ func same(t *testing.T, what string, got, want []byte) {
 		t.Errorf("%s: %d bytes that are not the %d captured ones", what, len(got), len(want))
 	}
 }
-
