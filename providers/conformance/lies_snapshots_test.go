@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/musterdr/muster/providers"
@@ -32,11 +33,23 @@ func snapshotLies() []lie {
 			set.Atomic = false
 			return set, err
 		}), "snapshot-group/blocks", "says that they are not"},
-		{"one after the other, and called atomic", snapshot(func(ctx context.Context, l *liar, r providers.SnapshotRequest) (providers.SnapshotSet, error) {
-			return oneByOne(ctx, l, r)
-		}), "snapshot-one-instant/blocks", "not of one instant"},
+		{"one after the other, and called atomic", func(l *liar) {
+			var writes atomic.Int64
+			l.write = func(ctx context.Context, r providers.WriteRequest, source providers.Source) (providers.Volume, error) {
+				v, err := l.Provider.Write(ctx, r, source)
+				writes.Add(1)
+				return v, err
+			}
+			l.snapshot = func(ctx context.Context, r providers.SnapshotRequest) (providers.SnapshotSet, error) {
+				return oneByOne(ctx, l, r, func() {
+					for goal := writes.Load() + 4; len(r.Volumes) > 1 && writes.Load() < goal && ctx.Err() == nil; {
+						time.Sleep(time.Millisecond) // the application goes on
+					}
+				})
+			}
+		}, "snapshot-one-instant/blocks", "not of one instant"},
 		{"leaves behind what it had", snapshot(func(ctx context.Context, l *liar, r providers.SnapshotRequest) (providers.SnapshotSet, error) {
-			return oneByOne(ctx, l, r)
+			return oneByOne(ctx, l, r, func() {})
 		}), "snapshot-all-or-none/blocks", "expected 0"},
 		{"of a time long ago", snapshot(func(ctx context.Context, l *liar, r providers.SnapshotRequest) (providers.SnapshotSet, error) {
 			set, err := l.Provider.Snapshot(ctx, r)
@@ -79,8 +92,8 @@ func snapshotLies() []lie {
 	}
 }
 
-// oneByOne takes snapshots in turn, with time between them, and claims that they are of one instant.
-func oneByOne(ctx context.Context, l *liar, r providers.SnapshotRequest) (providers.SnapshotSet, error) {
+// oneByOne takes snapshots in turn, waits after each, and claims that they are of one instant.
+func oneByOne(ctx context.Context, l *liar, r providers.SnapshotRequest, wait func()) (providers.SnapshotSet, error) {
 	all := providers.SnapshotSet{Atomic: true}
 	for i, v := range r.Volumes {
 		one := providers.SnapshotRequest{Token: r.Token + strconv.Itoa(i), Volumes: []providers.Handle{v}, Tags: r.Tags}
@@ -89,7 +102,7 @@ func oneByOne(ctx context.Context, l *liar, r providers.SnapshotRequest) (provid
 			return all, err
 		}
 		all.Snapshots = append(all.Snapshots, set.Snapshots...)
-		time.Sleep(20 * time.Millisecond) // the application goes on
+		wait()
 	}
 	return all, nil
 }
