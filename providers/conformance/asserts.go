@@ -38,12 +38,9 @@ func (c *scope) open() providers.Provider {
 
 // other is a second client, which has made nothing: what it knows, another process knows.
 func (c *scope) other() providers.Provider {
-	if c.suite.second == nil {
-		p, err := c.config.Open(c.ctx)
-		c.must("open a second client", err)
-		c.suite.second = p
-	}
-	return c.suite.second
+	p, err := c.secondClient(c.ctx)
+	c.must("open a second client", err)
+	return p
 }
 
 // token is a new one; the names of two cases, and of two runs, differ.

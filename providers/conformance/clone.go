@@ -98,7 +98,8 @@ func cloneGrows(c *scope) {
 	v, err := c.cloneOf(c.provider, r)
 	c.must("make a larger volume from a snapshot", err)
 	c.looksRight(v, r)
-	c.volumeHolds(c.provider, v, append(content, make(picture, c.config.Size)...))
+	content.size = v.Size
+	c.volumeHolds(c.provider, v, content)
 }
 
 func cloneLivesOn(c *scope) {

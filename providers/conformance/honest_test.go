@@ -49,8 +49,7 @@ func bench(t *testing.T, settings mem.Settings, lie func(providers.Provider, *me
 		Zone:         "north",
 		CopyTarget:   map[string]string{"region": "elsewhere"},
 		Machine:      &providers.MachineRequest{Name: "node-1", Parameters: map[string]string{"image": "debian"}},
-		Patience:     5 * time.Second,
-		Soon:         300 * time.Millisecond,
+		Patience:     time.Minute,
 		Volumes: func(ctx context.Context, content providers.Content, n int) ([]providers.Volume, error) {
 			var all []providers.Volume
 			for range n {
@@ -173,7 +172,7 @@ func TestFaultsAreCaught(t *testing.T) {
 			t.Parallel()
 			config := bench(t, mem.Settings{Faults: []mem.Fault{try.fault}}, nil)
 			if try.fault.Deaf || try.fault.Hang || try.fault.Corrupt == mem.CorruptFlood {
-				config.Patience = time.Second
+				config.Patience, config.Soon = 3*time.Second, 300*time.Millisecond
 			}
 			caught(t, config, try.fails, try.reason)
 			if !try.fault.Deaf {

@@ -133,7 +133,7 @@ func (c *scope) painted(content picture) providers.Volume {
 		c.Skipf("no way to put data into a volume: the provider does not claim %q, and there is no Fill in the suite's configuration", providers.CapWrite)
 	}
 	v := c.empty()
-	c.become(v, make(picture, len(content)), content, nil)
+	c.become(v, blankPicture(content.size), content, nil)
 	return v
 }
 
@@ -159,7 +159,7 @@ func (c *scope) tryBecome(ctx context.Context, v providers.Volume, before, after
 		written = c.pieces(before, after)
 	}
 	for _, e := range written {
-		if err := c.config.Fill(ctx, v, e.Offset, after[e.Offset:e.End()]); err != nil {
+		if err := c.config.Fill(ctx, v, e.Offset, after.bytes(e)); err != nil {
 			return err
 		}
 	}
@@ -170,10 +170,10 @@ func (c *scope) tryBecome(ctx context.Context, v providers.Volume, before, after
 func (c *scope) pieces(a, b picture) []providers.Extent {
 	var all []providers.Extent
 	step := c.up(pieceSize)
-	for at := int64(0); at < int64(len(a)); at += step {
-		end := min(at+step, int64(len(a)))
-		if differs(a[at:end], b[at:end]) >= 0 {
-			all = append(all, providers.Extent{Offset: at, Length: end - at})
+	for at := int64(0); at < a.size; at += step {
+		e := providers.Extent{Offset: at, Length: min(step, a.size-at)}
+		if (!a.blank(e) || !b.blank(e)) && !bytes.Equal(a.bytes(e), b.bytes(e)) {
+			all = append(all, e)
 		}
 	}
 	return all

@@ -271,17 +271,18 @@ func oneInstant(c *scope) {
 
 func (c *scope) writeInTurn(volumes []providers.Volume, first chan<- struct{}, stop <-chan struct{}, stopped chan<- struct{}) {
 	defer close(stopped)
-	before := make(picture, c.config.Size)
+	before, unit := blankPicture(c.config.Size), providers.Extent{Length: c.up(1)}
 	for i := 1; i < 250; i++ {
-		after := make(picture, c.config.Size)
-		after[0] = byte(i)
+		after, data := blankPicture(c.config.Size), make([]byte, unit.Length)
+		data[0] = byte(i)
+		after.set(unit, data)
 		for _, v := range volumes {
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			if err := c.tryBecome(c.ctx, v, before, after, []providers.Extent{{Length: c.up(1)}}); err != nil {
+			if err := c.tryBecome(c.ctx, v, before, after, []providers.Extent{unit}); err != nil {
 				c.Errorf("change a live volume: %v", err)
 				return
 			}
@@ -297,7 +298,7 @@ func (c *scope) writeInTurn(volumes []providers.Volume, first chan<- struct{}, s
 // counter is the last write that a snapshot shows.
 func (c *scope) counter(n providers.Snapshot) int {
 	n = c.ready(c.provider, n)
-	into := make(picture, c.config.Size)
-	c.read(c.provider, n.Handle, []providers.Extent{{Length: c.up(1)}}, into)
-	return int(into[0])
+	into, unit := blankPicture(c.config.Size), providers.Extent{Length: c.up(1)}
+	c.read(c.provider, n.Handle, []providers.Extent{unit}, into)
+	return int(into.bytes(unit)[0])
 }

@@ -80,7 +80,7 @@ func createVolume(c *scope) {
 		c.Errorf("another client calls it %q, not %q", again.ID, v.ID)
 	}
 	if v.Content == providers.ContentBlocks {
-		c.volumeHolds(c.provider, v, make(picture, c.config.Size))
+		c.volumeHolds(c.provider, v, blankPicture(c.config.Size))
 	}
 }
 

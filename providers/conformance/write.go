@@ -57,7 +57,7 @@ func writeExactly(c *scope) {
 	c.must("write a volume of zeros", err)
 	c.keepVolume(v)
 	c.looksRight(v, r)
-	c.volumeHolds(c.provider, v, make(picture, c.config.Size))
+	c.volumeHolds(c.provider, v, blankPicture(c.config.Size))
 	c.expectVolumes(other, 2)
 }
 
