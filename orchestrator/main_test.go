@@ -82,6 +82,26 @@ func (w *world) position(text string) int {
 	return slices.Index(w.calls, text)
 }
 
+// countOf is how many calls begin with a text.
+func (w *world) countOf(begin string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, call := range w.calls {
+		if strings.HasPrefix(call, begin) {
+			n++
+		}
+	}
+	return n
+}
+
+// removed is where a task was first taken back, from its receipt or without one; -1 when it was not.
+func (w *world) removed(task string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.IndexFunc(w.calls, func(call string) bool { return call == "undo "+task || call == "abandon "+task })
+}
+
 func (w *world) next(task string) error { return w.pop(w.trouble, task) }
 
 func (w *world) pop(queues map[string][]error, task string) error {
