@@ -21,13 +21,16 @@ import (
 	"github.com/musterdr/muster/state/journal"
 )
 
-// TestMain is also the process that TestCrash kills: see crash_test.go.
+// TestMain is also the process that other tests kill or stop: see crash_test.go.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
 		os.Exit(crashChild(dir, os.Getenv("MUSTER_TEST_CRASH_CASE")))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FENCED_DIR"); dir != "" {
 		os.Exit(fencedChild(dir))
+	}
+	if dir := os.Getenv("MUSTER_TEST_COMPACT_DIR"); dir != "" {
+		os.Exit(compactChild(dir))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FULL_DIR"); dir != "" {
 		os.Exit(fullDiskChild(dir))
