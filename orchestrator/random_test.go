@@ -59,7 +59,7 @@ type randomStep struct {
 func drawPlan(t *rapid.T) randomPlan {
 	p := randomPlan{trouble: map[string][]error{}, late: map[string][]error{}}
 	p.policy = rapid.SampledFrom([]string{"stop", "continue", "undo", "pause"}).Draw(t, "policy")
-	for i := range rapid.IntRange(1, 7).Draw(t, "steps") {
+	for i := range rapid.IntRange(1, 15).Draw(t, "steps") {
 		s := randomStep{id: fmt.Sprintf("s%d", i), uses: rapid.SampledFrom([]string{"touch", "touch", "touch-each", "ask"}).Draw(t, "uses")}
 		for need := range i {
 			if rapid.IntRange(0, 2).Draw(t, "need") == 0 {
@@ -310,7 +310,7 @@ func (r *randomRun) untilItEnds() {
 	}
 	report, err := r.runner.Start(context.Background(), Request{ID: r.id, Plan: plan})
 	for tries := 0; !r.ended(report, err); tries++ {
-		if tries > 60 {
+		if tries > 200 {
 			r.Fatalf("it does not end: %v", err)
 		}
 		report, err = r.goOn()
