@@ -48,7 +48,9 @@ func (r *Runner) Command(ctx context.Context, id string, command journal.Command
 	if err != nil {
 		return err
 	}
-	return errors.Join(x.obeyIdle(ctx, command), x.close(ctx))
+	err = x.obeyIdle(ctx, command)
+	x.archive(ctx)
+	return errors.Join(err, x.close(ctx))
 }
 
 // ask leaves the command and waits for the event that answers it.

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -33,7 +34,6 @@ type ledger struct {
 	working  time.Duration // the time processes worked on the run, pauses left out
 	resumed  time.Time
 	pauses   []Pause
-	places   int              // how many intents and receipts came so far
 	undo     bool             // a cancel asked for it
 	stopping *journal.Command // the pause or cancel that was asked for, and has not been reached yet
 	decided  map[string]journal.Command
@@ -58,7 +58,7 @@ type task struct {
 	lifecycle
 	attempt  int
 	receipt  Receipt
-	place    int      // of the newest receipt or intent among all, which undo goes backwards by
+	place    int64    // the number of the newest intent or receipt: undo goes backwards by it
 	open     bool     // the newest attempt has left no receipt: what it made is named by nothing
 	summary  *Summary // of a receipt that is kept elsewhere
 	failure  *Failure
@@ -120,12 +120,12 @@ func (l *ledger) record(ctx context.Context, event journal.Event, command *journ
 		return err
 	}
 	if machine == nil {
-		if err := l.write(ctx, event, command); err != nil {
+		if err := l.write(ctx, &event, command); err != nil {
 			return err
 		}
 		return l.apply(event)
 	}
-	if err := machine.fire(ctx, event, command); err != nil {
+	if err := machine.fire(ctx, &event, command); err != nil {
 		return err
 	}
 	return l.apply(event)
@@ -217,10 +217,6 @@ func (l *ledger) apply(event journal.Event) error {
 	defer l.mu.Unlock()
 	if moved == nil {
 		return fault.Newf("replay journal", fault.Corrupt, event.Type, "the plan has no step %q with item %q", event.Step, event.Item)
-	}
-	if event.Type == StepIntent || event.Type == StepReceipt {
-		l.places++
-		moved.place = l.places
 	}
 	if event.Type == StepRetry {
 		l.byID[event.Step].retries++
@@ -362,13 +358,13 @@ func (l *ledger) applyFinding(event journal.Event) error {
 func (t *task) apply(event journal.Event) error {
 	switch event.Type {
 	case StepIntent:
-		t.attempt, t.ended, t.open = event.Attempt, time.Time{}, true
+		t.attempt, t.ended, t.open, t.place = event.Attempt, time.Time{}, true, event.Sequence
 		if t.intended.IsZero() {
 			t.intended = event.Time
 		}
 	case StepReceipt:
 		t.receipt, t.summary = event.Data, nil
-		t.failure, t.open = nil, false
+		t.failure, t.open, t.place = nil, false, event.Sequence
 	case StepVerified:
 		t.ended = event.Time
 		return decode(event, &t.done)
@@ -449,7 +445,7 @@ func (l *ledger) inOrder(wanted func(*task) bool) []*task {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b *task) int { return a.place - b.place })
+	slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.place, b.place) })
 	return out
 }
 

@@ -21,13 +21,16 @@ import (
 	"github.com/musterdr/muster/state/journal"
 )
 
-// TestMain is also the process that TestCrash kills: see crash_test.go.
+// TestMain is also the process that other tests kill or stop: see crash_test.go.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
 		os.Exit(crashChild(dir, os.Getenv("MUSTER_TEST_CRASH_CASE")))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FENCED_DIR"); dir != "" {
 		os.Exit(fencedChild(dir))
+	}
+	if dir := os.Getenv("MUSTER_TEST_COMPACT_DIR"); dir != "" {
+		os.Exit(compactChild(dir))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FULL_DIR"); dir != "" {
 		os.Exit(fullDiskChild(dir))
@@ -80,6 +83,26 @@ func (w *world) position(text string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Index(w.calls, text)
+}
+
+// countOf is how many calls begin with a text.
+func (w *world) countOf(begin string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, call := range w.calls {
+		if strings.HasPrefix(call, begin) {
+			n++
+		}
+	}
+	return n
+}
+
+// removed is where a task was first taken back, from its receipt or without one; -1 when it was not.
+func (w *world) removed(task string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.IndexFunc(w.calls, func(call string) bool { return call == "undo "+task || call == "abandon "+task })
 }
 
 func (w *world) next(task string) error { return w.pop(w.trouble, task) }

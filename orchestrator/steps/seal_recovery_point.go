@@ -3,9 +3,11 @@ package steps
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -274,6 +276,26 @@ func (s *SealRecoveryPoint) Undo(ctx context.Context, run *orchestrator.Run, rec
 		}
 	}
 	return nil
+}
+
+// Abandon implements orchestrator.Abandoner: a point's manifest names the run that sealed it.
+func (s *SealRecoveryPoint) Abandon(ctx context.Context, run *orchestrator.Run) error {
+	points, err := run.Repository.Points(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, point := range points {
+		if !strings.HasPrefix(point.ID, run.Cluster.Metadata.Name+"-") {
+			continue
+		}
+		manifest, err := run.Repository.Manifest(ctx, point)
+		if err == nil && manifest.Run == run.ID {
+			err = run.Repository.Delete(ctx, point)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
 // Summarize implements orchestrator.Summarizer.

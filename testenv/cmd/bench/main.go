@@ -37,6 +37,7 @@ func benchmarks() []benchmark {
 		machineDedup(),
 		runnerOverhead(),
 		runnerThroughput(),
+		runAdoption(),
 		rebuildRTO(),
 	}
 }
@@ -47,6 +48,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if dir := os.Getenv(ownerEnv); dir != "" {
+		if err := ownRun(ctx, dir); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: owner:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := bench(ctx, *only, *runs); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
