@@ -23,52 +23,73 @@ const (
 	csiSocket       = "/var/lib/kubelet/plugins/" + CSIDriver + "/csi.sock"
 )
 
-// csi is the folder with the snapshot controller, its sidecar, the lab's driver, and the CRDs.
-func (b *builder) csi(ctx context.Context) (string, error) {
-	module := filepath.Join(sourceDir(), "csi")
-	sources, err := filepath.Glob(filepath.Join(module, "driver", "*.go"))
+const snapshotter = "github.com/kubernetes-csi/external-snapshotter/"
+
+func csiModule() string { return filepath.Join(sourceDir(), "csi") }
+
+// csiPrograms are the snapshot controller, its sidecar and the lab's driver.
+func (b *builder) csiPrograms(ctx context.Context) (string, error) {
+	names := []string{"go.mod", "go.sum"}
+	sources, err := filepath.Glob(filepath.Join(csiModule(), "driver", "*.go"))
 	if err != nil {
 		return "", err
 	}
-	names := []string{"go.mod", "go.sum", "manifests/driver.yaml", "manifests/metadata-crd.yaml"}
 	for _, source := range sources {
 		names = append(names, filepath.Join("driver", filepath.Base(source)))
 	}
-	key, err := digest(module, names...)
+	key, err := digest(csiModule(), names...)
 	if err != nil {
 		return "", err
 	}
 	return b.make("csi", key, "the snapshot controller and the lab's CSI driver", func(dir string) error {
-		const snapshotter = "github.com/kubernetes-csi/external-snapshotter/"
-		if _, err := command(ctx, nil, "env", "-C", module, "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-			"./driver", snapshotter+"v8/cmd/csi-snapshotter", snapshotter+"v8/cmd/snapshot-controller"); err != nil {
-			return err
-		}
-		client, err := command(ctx, nil, "env", "-C", module, "go", "list", "-m", "-f", "{{.Dir}}", snapshotter+"client/v8")
-		if err != nil {
-			return err
-		}
-		_, err = command(ctx, nil, "/bin/sh", "-euc", `mkdir "$2/crd"; cp "$0"/config/crd/*snapshot*.yaml "$1/manifests/metadata-crd.yaml" "$2/crd"; cp "$1/manifests/driver.yaml" "$2"`,
-			strings.TrimSpace(client), module, dir)
+		_, err := command(ctx, nil, "env", "-C", csiModule(), "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
+			"./driver", snapshotter+"v8/cmd/csi-snapshotter", snapshotter+"v8/cmd/snapshot-controller")
 		return err
 	})
 }
 
-// CSI is the folder with snapshot-controller, csi-snapshotter, driver, driver.yaml and crd/*.yaml. It is
-// built when it is missing.
-func CSI(ctx context.Context, say func(format string, args ...any)) (string, error) {
+// CSIDefinitions is a folder with the CRDs of snapshots, group snapshots and the SnapshotMetadata service.
+func CSIDefinitions(ctx context.Context, say func(format string, args ...any)) (string, error) {
 	b, unlock, err := newBuilder(say)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	return b.csi(ctx)
+	key, err := digest(csiModule(), "go.mod", "manifests/metadata-crd.yaml")
+	if err != nil {
+		return "", err
+	}
+	return b.make("csi-crd", key, "the CRDs of CSI snapshots", func(dir string) error {
+		if _, err := command(ctx, nil, "env", "-C", csiModule(), "go", "mod", "download", snapshotter+"client/v8"); err != nil {
+			return err
+		}
+		client, err := command(ctx, nil, "env", "-C", csiModule(), "go", "list", "-m", "-f", "{{.Dir}}", snapshotter+"client/v8")
+		if err != nil {
+			return err
+		}
+		_, err = command(ctx, nil, "/bin/sh", "-euc", `cp "$0"/config/crd/*snapshot*.yaml "$1/manifests/metadata-crd.yaml" "$2"`,
+			strings.TrimSpace(client), csiModule(), dir)
+		return err
+	})
+}
+
+func csiBuilt(ctx context.Context, say func(format string, args ...any)) (string, error) {
+	b, unlock, err := newBuilder(say)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	return b.csiPrograms(ctx)
 }
 
 // StartCSI runs the lab's CSI driver with snapshots, group snapshots and changed blocks on a control-plane
 // machine of a running cluster. It returns the address at which the SnapshotMetadata service listens.
 func (l *Lab) StartCSI(ctx context.Context, machine string) (metadata string, err error) {
-	dir, err := CSI(ctx, l.say)
+	dir, err := csiBuilt(ctx, l.say)
+	if err != nil {
+		return "", err
+	}
+	definitions, err := CSIDefinitions(ctx, l.say)
 	if err != nil {
 		return "", err
 	}
@@ -82,13 +103,13 @@ func (l *Lab) StartCSI(ctx context.Context, machine string) (metadata string, er
 	if err != nil {
 		return "", err
 	}
-	if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", filepath.Join(dir, "crd")); err != nil {
+	if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", definitions); err != nil {
 		return "", err
 	}
 	if _, err := l.Kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
 		return "", err
 	}
-	if _, err := l.Kubectl(ctx, "apply", "-f", filepath.Join(dir, "driver.yaml")); err != nil {
+	if _, err := l.Kubectl(ctx, "apply", "-f", filepath.Join(csiModule(), "manifests", "driver.yaml")); err != nil {
 		return "", err
 	}
 	service := fmt.Sprintf(`{apiVersion: cbt.storage.k8s.io/v1beta1, kind: SnapshotMetadataService, metadata: {name: %s},

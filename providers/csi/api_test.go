@@ -112,11 +112,11 @@ func (a *api) volume(t *testing.T, name, driver string, mode corev1.PersistentVo
 // crds installs what external-snapshotter's CRDs are.
 func (a *api) crds(t *testing.T) snapshots.Interface {
 	t.Helper()
-	dir, err := testenv.CSI(t.Context(), t.Logf)
+	dir, err := testenv.CSIDefinitions(t.Context(), t.Logf)
 	must(t, err)
 	client, err := apiextensions.NewForConfig(a.admin)
 	must(t, err)
-	paths, err := filepath.Glob(filepath.Join(dir, "crd", "*.yaml"))
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	must(t, err)
 	all := client.ApiextensionsV1().CustomResourceDefinitions()
 	for _, path := range paths {
