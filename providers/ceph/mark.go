@@ -39,6 +39,8 @@ type mark struct {
 	Request string            `json:"request"` // digest
 	State   state             `json:"state"`
 	Tags    map[string]string `json:"tags,omitempty"`
+	// Copy says that the image holds a copied snapshot, and goes with it.
+	Copy bool `json:"copy,omitempty"`
 }
 
 // snapshotMark says whose a snapshot is. It is written before the snapshot is made, and again after all of

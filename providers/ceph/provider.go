@@ -52,7 +52,7 @@ func (p *Provider) Info(context.Context) (providers.Info, error) {
 		Name: name, Version: p.config.Version, Protocols: []int{providers.Protocol}, Schema: slices.Clone(schema),
 		Capabilities: []providers.Capability{
 			providers.CapDiscover, providers.CapSnapshot, providers.CapGroup, providers.CapRead, providers.CapChanged,
-			providers.CapWrite, providers.CapOverwriteCapability, providers.CapCreate, providers.CapClone, providers.CapCopy,
+			providers.CapWrite, providers.CapOverwrite, providers.CapCreate, providers.CapClone, providers.CapCopy,
 			providers.CapFiles, providers.CapSnapFile, providers.CapChanges,
 		},
 		Drivers: slices.Concat(p.settings.Drivers.RBD, p.settings.Drivers.CephFS, []string{inTreeRBD, inTreeCephFS}),
