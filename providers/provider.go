@@ -233,6 +233,9 @@ const (
 	TagItem    = "muster.dev/item"
 	TagCluster = "muster.dev/cluster"
 	TagToken   = "muster.dev/token" // set by the provider
+	// TagRepository is the repository whose recovery points may refer to a snapshot: it alone can tell
+	// whether the snapshot is still needed.
+	TagRepository = "muster.dev/repository"
 )
 
 // Snapshot describes a snapshot.
