@@ -89,7 +89,7 @@ func (c *cluster) dial() (*rados.Conn, error) {
 	seconds := strconv.Itoa(int(c.timeout.Seconds()))
 	options := [][2]string{
 		{"client_mount_timeout", seconds}, {"rados_mon_op_timeout", seconds}, {"rados_osd_op_timeout", seconds},
-		{"rbd_cache", "false"}, {"rbd_discard_granularity_bytes", "0"}, {"rbd_concurrent_management_ops", "32"},
+		{"rbd_cache", "false"}, {"rbd_discard_granularity_bytes", strconv.Itoa(granule)}, {"rbd_concurrent_management_ops", "32"},
 		{"log_to_stderr", "false"}, {"err_to_stderr", "false"}, {"log_file", ""}, {"admin_socket", ""},
 	}
 	if len(c.access.MonHosts) > 0 {

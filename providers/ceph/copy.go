@@ -92,7 +92,7 @@ func (p *Provider) copyDraft(op string, request providers.CopyRequest, source *i
 // fullCopy reads what a snapshot holds and writes it into a new image; a copy is given its snapshot before
 // it is complete.
 func (p *Provider) fullCopy(ctx context.Context, d *draft, source *image, content, size int64) error {
-	i, err := d.create(size)
+	i, err := d.create(ctx, size)
 	if err != nil {
 		return err
 	}
@@ -105,15 +105,15 @@ func (p *Provider) fullCopy(ctx context.Context, d *draft, source *image, conten
 		return err
 	}
 	if d.mark.Copy {
-		if err := d.takeCopy(i); err != nil {
+		if err := d.takeCopy(ctx, i); err != nil {
 			return err
 		}
 	}
-	return d.finish(i)
+	return d.finish(ctx, i)
 }
 
 // takeCopy takes the snapshot of a copy.
-func (d *draft) takeCopy(i *image) error {
+func (d *draft) takeCopy(ctx context.Context, i *image) error {
 	if err := i.Flush(); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (d *draft) takeCopy(i *image) error {
 	}
 	m := snapshotMark{mark: d.mark, SnapID: id, Instant: time.Unix(stamp.Sec, stamp.Nsec).UTC()}
 	m.State, m.Image = complete, i.at.ID
-	return setMark(i.Image, snapshotMarkKey+i.at.Image, m)
+	return i.setMark(ctx, snapshotMarkKey+i.at.Image, m)
 }
 
 func (d *draft) copiedSnapshot() (providers.Snapshot, error) {

@@ -37,7 +37,7 @@ func (p *Provider) Create(ctx context.Context, request providers.CreateRequest) 
 	}
 	return p.make(ctx, draft, func(ctx context.Context) error {
 		if source.Snap == "" {
-			return draft.empty(request.Size)
+			return draft.empty(ctx, request.Size)
 		}
 		return p.fromSnapshot(ctx, draft, source, request.Size)
 	})
@@ -117,14 +117,18 @@ func (p *Provider) make(ctx context.Context, d *draft, fill func(ctx context.Con
 
 func (d *draft) build(ctx context.Context, fill func(ctx context.Context) error) error {
 	at := d.layout.place
-	if err := d.cluster.remove(ctx, at); err != nil {
-		return err
-	}
 	io, err := d.cluster.pool(at.Pool, at.Namespace)
 	if err != nil {
 		return err
 	}
 	defer io.Destroy()
+	left, err := d.cluster.traces(io, at)
+	if err == nil && left {
+		err = d.cluster.remove(ctx, at)
+	}
+	if err != nil {
+		return err
+	}
 	d.io = io
 	return fill(ctx)
 }
@@ -160,7 +164,7 @@ func (d *draft) describe() (providers.Volume, error) {
 }
 
 // create makes an image without content, marked as being written, and opens it.
-func (d *draft) create(size int64) (*image, error) {
+func (d *draft) create(ctx context.Context, size int64) (*image, error) {
 	options, err := d.layout.options(false)
 	if err != nil {
 		return nil, err
@@ -169,17 +173,17 @@ func (d *draft) create(size int64) (*image, error) {
 	if err := rbd.CreateImage(d.io, d.layout.Image, uint64(size), options); err != nil {
 		return nil, err
 	}
-	return d.begin()
+	return d.begin(ctx)
 }
 
 // begin opens the image that was just made and marks it as being written.
-func (d *draft) begin() (*image, error) {
+func (d *draft) begin(ctx context.Context) (*image, error) {
 	i, err := d.cluster.open(d.op, d.layout.place, writer)
 	if err != nil {
 		return nil, err
 	}
 	d.mark.Image, d.mark.State = i.at.ID, writing
-	if err := d.adopt(i); err != nil {
+	if err := d.adopt(ctx, i); err != nil {
 		i.Close()
 		return nil, err
 	}
@@ -187,8 +191,8 @@ func (d *draft) begin() (*image, error) {
 }
 
 // adopt writes the marks and metadata. A clone loses its parent's marks.
-func (d *draft) adopt(i *image) error {
-	if err := setMark(i.Image, volumeKey, d.mark); err != nil {
+func (d *draft) adopt(ctx context.Context, i *image) error {
+	if err := i.setMark(ctx, volumeKey, d.mark); err != nil {
 		return err
 	}
 	inherited, err := i.ListMetadata()
@@ -211,21 +215,21 @@ func (d *draft) adopt(i *image) error {
 }
 
 // finish marks the image as complete, after its content is durable.
-func (d *draft) finish(i *image) error {
+func (d *draft) finish(ctx context.Context, i *image) error {
 	if err := i.Flush(); err != nil {
 		return err
 	}
 	d.mark.State = d.done
-	return setMark(i.Image, volumeKey, d.mark)
+	return i.setMark(ctx, volumeKey, d.mark)
 }
 
-func (d *draft) empty(size int64) error {
-	i, err := d.create(size)
+func (d *draft) empty(ctx context.Context, size int64) error {
+	i, err := d.create(ctx, size)
 	if err != nil {
 		return err
 	}
 	defer i.Close()
-	return d.finish(i)
+	return d.finish(ctx, i)
 }
 
 // fromSnapshot clones, or copies what cannot be cloned: snapshots of a group, for which librbd of Ceph 16 has
@@ -261,7 +265,7 @@ func (d *draft) clone(ctx context.Context, parent *image, source moment, snap sn
 	if err := rbd.CloneImage(parent.io, parent.at.Image, source.Snap, d.io, d.layout.Image, options); err != nil {
 		return err
 	}
-	i, err := d.begin()
+	i, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -277,5 +281,5 @@ func (d *draft) clone(ctx context.Context, parent *image, source moment, snap sn
 			return err
 		}
 	}
-	return d.finish(i)
+	return d.finish(ctx, i)
 }

@@ -76,12 +76,15 @@ func (i *image) base(op string, at, base moment) (string, error) {
 	if base.FSID != at.FSID || base.Pool != at.Pool || base.Namespace != at.Namespace || base.ID != at.ID {
 		return "", fault.Newf(op, fault.NotFound, base.String(), "it is a snapshot of another image than %s", at)
 	}
+	found, err := i.find(op, base)
+	if err != nil {
+		return "", err
+	}
 	if base.SnapID > at.SnapID {
 		return "", fault.Newf(op, fault.Invalid, base.String(), "the base is later than %s", at)
 	}
-	found, err := i.find(op, base)
-	if err != nil || !found.grouped {
-		return base.Snap, err
+	if !found.grouped {
+		return base.Snap, nil
 	}
 	all, err := i.snapshotsOf()
 	if err != nil {

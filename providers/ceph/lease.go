@@ -6,8 +6,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
+	"encoding/json"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ceph/go-ceph/rados"
@@ -21,9 +23,10 @@ const leaseTime = 4 * time.Second
 
 // lease is an object in a pool that one process holds: two processes never make or delete the same thing at
 // once. Its holder writes it again and again; who waits sees by the object's version whether the holder
-// lives, so that no clocks are compared. What an old holder may still be writing is fenced by who removes
-// it (cluster.fence).
+// lives, so that no clocks are compared. Who takes over puts the old holder on the cluster's block list first:
+// it can't write any more, and its watches, locks and CephFS sessions end at once instead of after a minute.
 type lease struct {
+	cluster *cluster
 	io      *rados.IOContext
 	object  string
 	version uint64
@@ -44,7 +47,7 @@ func (p *Provider) exclusive(ctx context.Context, op string, c *cluster, at plac
 	}
 	defer io.Destroy()
 	sum := sha256.Sum256([]byte(key))
-	l := &lease{io: io, object: "muster.lease." + hex.EncodeToString(sum[:10]), ended: make(chan struct{})}
+	l := &lease{cluster: c, io: io, object: "muster.lease." + hex.EncodeToString(sum[:10]), ended: make(chan struct{})}
 	if err := l.acquire(ctx, key); err != nil {
 		return wrap(op, at.pool(), c.note(err))
 	}
@@ -83,8 +86,11 @@ func (l *lease) acquire(ctx context.Context, key string) error {
 			seen, silent = version, 0
 		}
 		if version != 0 && silent >= leaseTime {
-			if err = l.write(version); err == nil {
+			if err = l.takeOver(version); err == nil {
 				return nil
+			}
+			if kindOf(err) != fault.NotFound && errno(err) != syscall.ERANGE && errno(err) != syscall.EOVERFLOW {
+				return err
 			}
 			silent = 0
 		}
@@ -107,21 +113,66 @@ func (l *lease) write(version uint64) error {
 	} else {
 		op.AssertVersion(version)
 	}
-	op.WriteFull([]byte(holder()))
+	text, err := l.holder()
+	if err != nil {
+		return err
+	}
+	op.WriteFull(text)
 	if err := op.Operate(l.io, l.object, rados.OperationNoFlag); err != nil {
 		return err
 	}
-	var err error
 	l.version, err = l.io.GetLastVersion()
 	return err
 }
 
-func holder() string {
+// takeOver takes the lease from a silent holder, and fences it.
+func (l *lease) takeOver(version uint64) error {
+	raw := make([]byte, 4<<10)
+	n, err := l.io.Read(l.object, raw, 0)
+	if err != nil {
+		return err
+	}
+	if err := l.write(version); err != nil {
+		return err
+	}
+	var old holder
+	if err := json.Unmarshal(raw[:n], &old); err != nil {
+		return err
+	}
+	for _, address := range old.Addresses {
+		if err := l.cluster.block(address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holder is what the object says of who has the lease.
+type holder struct {
+	Host      string   `json:"host"`
+	PID       int      `json:"pid"`
+	Addresses []string `json:"addresses"`
+}
+
+func (l *lease) holder() ([]byte, error) {
+	conn, err := l.cluster.connection()
+	if err != nil {
+		return nil, err
+	}
+	own, err := conn.GetAddrs()
+	if err != nil {
+		return nil, err
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "?"
 	}
-	return fmt.Sprintf("%s %d", host, os.Getpid())
+	return json.Marshal(holder{host, os.Getpid(), addresses(own)})
+}
+
+// addresses are the parts of what librados tells of a client: "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
+func addresses(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == '[' || r == ']' || r == ',' })
 }
 
 func (l *lease) look() (uint64, error) {

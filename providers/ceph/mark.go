@@ -3,12 +3,11 @@
 package ceph
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"strings"
 	"time"
-
-	"github.com/ceph/go-ceph/rbd"
 
 	"github.com/musterdr/muster/providers"
 )
@@ -91,12 +90,13 @@ func (i *image) readMarks() error {
 	return nil
 }
 
-func setMark(image *rbd.Image, key string, value any) error {
+// setMark writes a mark. Whoever takes a snapshot of a group holds the image's lock for a moment.
+func (i *image) setMark(ctx context.Context, key string, value any) error {
 	raw, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	return image.SetMetadata(key, string(raw))
+	return i.cluster.insist(ctx, "mark "+i.at.String(), func() error { return i.SetMetadata(key, string(raw)) })
 }
 
 // tagged are the tags of what a token made.

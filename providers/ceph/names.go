@@ -82,7 +82,7 @@ func read(op string, h providers.Handle, into any) error {
 		return fault.Newf(op, fault.Invalid, "", "the handle is of provider %q, not of %q", h.Provider, name)
 	}
 	if h.Version != handleVersion {
-		return fault.Newf(op, fault.Unsupported, "", "the handle has version %d; this provider reads version %d", h.Version, handleVersion)
+		return fault.Newf(op, fault.Invalid, "", "the handle has version %d; this provider reads version %d: a newer one made it", h.Version, handleVersion)
 	}
 	if err := json.Unmarshal(h.State, into); err != nil {
 		return fault.New(op, fault.Invalid, "", err)

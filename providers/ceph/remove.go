@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 )
 
 // patience is how long a deletion waits for others to let go of an image: a client that died is seen as
-// using it for 30 seconds.
+// using it for 30 seconds, unless it was fenced.
 const patience = 45 * time.Second
 
 // remove removes an image that Muster made and marked as doomed, or never completed. It survives a death at
@@ -31,16 +30,7 @@ func (c *cluster) remove(ctx context.Context, at place) error {
 		return err
 	}
 	defer io.Destroy()
-	return c.insist(ctx, "delete "+at.String(), func() error {
-		err := c.removeOnce(io, at)
-		if kindOf(err) == fault.Busy {
-			// Whoever holds it is a dead writer or a dead deletion: nobody else opens what is not complete.
-			if fencing := c.fence(io, at); fencing != nil {
-				return fmt.Errorf("%w; %w", err, fencing)
-			}
-		}
-		return err
-	})
+	return c.insist(ctx, "delete "+at.String(), func() error { return c.removeOnce(io, at) })
 }
 
 func (c *cluster) removeOnce(io *rados.IOContext, at place) error {
@@ -56,6 +46,15 @@ func (c *cluster) removeOnce(io *rados.IOContext, at place) error {
 		}
 	}
 	return c.erase(io, at)
+}
+
+// traces reports whether a name is in use by anything: an image, or what is left of one.
+func (c *cluster) traces(io *rados.IOContext, at place) (bool, error) {
+	if c.idOf(io, at.Image) != "" {
+		return true, nil
+	}
+	_, err := io.Stat("rbd_id." + at.Image)
+	return err == nil, gone(err)
 }
 
 // idOf reads the ID behind a name where the image cannot be opened.
@@ -88,29 +87,6 @@ func encode(text string) []byte {
 	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(text))), text...)
 }
 
-// fence puts all other clients that have the image open on the cluster's block list: they can't write
-// any more, and their watches and locks end at once.
-func (c *cluster) fence(io *rados.IOContext, at place) error {
-	watched, err := rbd.OpenImageReadOnly(io, at.Image, rbd.NoSnapshot)
-	if err != nil && at.ID != "" {
-		watched, err = rbd.OpenImageByIdReadOnly(io, at.ID, rbd.NoSnapshot)
-	}
-	if err != nil {
-		return gone(err)
-	}
-	defer watched.Close()
-	others, err := c.others(watched)
-	if err != nil {
-		return err
-	}
-	for _, address := range others {
-		if err := c.block(address); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // others are the addresses of the clients that have an image open for writing, but for this one.
 func (c *cluster) others(i *rbd.Image) ([]string, error) {
 	conn, err := c.connection()
@@ -134,6 +110,7 @@ func (c *cluster) others(i *rbd.Image) ([]string, error) {
 	return others, nil
 }
 
+// block puts a client on the cluster's block list.
 func (c *cluster) block(address string) error {
 	conn, err := c.connection()
 	if err != nil {

@@ -209,7 +209,7 @@ func (p *Provider) DeleteSnapshot(ctx context.Context, snapshot providers.Handle
 func (c *cluster) deleteSnapshot(ctx context.Context, op string, at moment) error {
 	whole := false
 	err := c.insist(ctx, "delete "+at.String(), func() (err error) {
-		whole, err = c.dropSnapshot(op, at)
+		whole, err = c.dropSnapshot(ctx, op, at)
 		return err
 	})
 	if fault.Is(err, fault.NotFound) {
@@ -221,7 +221,7 @@ func (c *cluster) deleteSnapshot(ctx context.Context, op string, at moment) erro
 	return c.remove(ctx, at.place)
 }
 
-func (c *cluster) dropSnapshot(op string, at moment) (whole bool, err error) {
+func (c *cluster) dropSnapshot(ctx context.Context, op string, at moment) (whole bool, err error) {
 	i, err := c.open(op, at.place, writer)
 	if err != nil {
 		return false, err
@@ -231,7 +231,7 @@ func (c *cluster) dropSnapshot(op string, at moment) (whole bool, err error) {
 	whole = i.marks.volume != nil && i.marks.volume.Copy
 	if whole {
 		i.marks.volume.State = deleting
-		if err := setMark(i.Image, volumeKey, i.marks.volume); err != nil {
+		if err := i.setMark(ctx, volumeKey, i.marks.volume); err != nil {
 			return false, err
 		}
 	}
@@ -268,7 +268,10 @@ func (i *image) drop(snap string, m snapshotMark, id uint64) error {
 			return err
 		}
 	}
-	return gone(i.RemoveMetadata(snapshotMarkKey + snap))
+	if err := gone(i.RemoveMetadata(snapshotMarkKey + snap)); err != nil {
+		return err
+	}
+	return i.cluster.forget(snap, i.at)
 }
 
 func (i *image) removeSnapshot(s snapshotInfo) error {

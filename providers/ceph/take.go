@@ -111,12 +111,15 @@ func (t *taking) run(ctx context.Context) (providers.SnapshotSet, error) {
 			return providers.SnapshotSet{}, errors.Join(err, t.undo(images))
 		}
 	}
-	return t.finish(images)
+	return t.finish(ctx, images)
 }
 
 // earlier reports whether an earlier call has taken all snapshots. A set that was cut off is removed: the
 // snapshots of a set that is made in two tries would not belong together.
 func (t *taking) earlier(images []*image) (bool, error) {
+	if err := t.provider.here.recorded(t.op, t.name, t.mark.Request); err != nil {
+		return false, err
+	}
 	done, marked := 0, 0
 	for _, i := range images {
 		m, there := i.marks.snapshots[t.name]
@@ -176,11 +179,14 @@ func (t *taking) take(ctx context.Context, images []*image) error {
 	case len(images) > 1 && t.request.Atomic:
 		return fault.Newf(t.op, fault.Unsupported, "", "these volumes have no snapshot of one instant: %s", why)
 	}
+	if err := t.provider.here.record(t.name, t.mark.Request, t.images); err != nil {
+		return err
+	}
 	for order, i := range images {
 		m := snapshotMark{mark: t.mark, Group: g, Order: order}
 		m.Image = i.at.ID
 		i.marks.snapshots[t.name] = m
-		if err := setMark(i.Image, snapshotMarkKey+t.name, m); err != nil {
+		if err := i.setMark(ctx, snapshotMarkKey+t.name, m); err != nil {
 			return err
 		}
 	}
@@ -200,7 +206,7 @@ func (t *taking) take(ctx context.Context, images []*image) error {
 }
 
 // finish writes into every image that the set is complete, and describes it.
-func (t *taking) finish(images []*image) (providers.SnapshotSet, error) {
+func (t *taking) finish(ctx context.Context, images []*image) (providers.SnapshotSet, error) {
 	set := providers.SnapshotSet{Atomic: len(t.folders) == 0}
 	infos := make([]snapshotInfo, len(images))
 	var first, last time.Time
@@ -232,7 +238,7 @@ func (t *taking) finish(images []*image) (providers.SnapshotSet, error) {
 		if m.Group != nil && m.State != complete {
 			m.Instant = first // of them all
 		}
-		if err := t.seal(i, m, infos[n].Id); err != nil {
+		if err := t.seal(ctx, i, m, infos[n].Id); err != nil {
 			return set, err
 		}
 		s, err := i.describeSnapshot(t.name, infos[n])
@@ -247,13 +253,13 @@ func (t *taking) finish(images []*image) (providers.SnapshotSet, error) {
 	return set, nil
 }
 
-func (t *taking) seal(i *image, m snapshotMark, id uint64) error {
+func (t *taking) seal(ctx context.Context, i *image, m snapshotMark, id uint64) error {
 	if m.State == complete {
 		return nil
 	}
 	m.State, m.SnapID = complete, id
 	i.marks.snapshots[t.name] = m
-	return setMark(i.Image, snapshotMarkKey+t.name, m)
+	return i.setMark(ctx, snapshotMarkKey+t.name, m)
 }
 
 // taken finds the snapshot of a set on an image.

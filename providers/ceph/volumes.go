@@ -231,7 +231,7 @@ func (p *Provider) DeleteVolume(ctx context.Context, volume providers.Handle) er
 // deleteImage deletes an image that Muster made and nobody uses. It is marked first: a repeat then knows
 // that whoever still has it open is a deletion that was cut off.
 func (c *cluster) deleteImage(ctx context.Context, op string, at place) error {
-	err := c.insist(ctx, "delete "+at.String(), func() error { return c.doom(op, at) })
+	err := c.insist(ctx, "delete "+at.String(), func() error { return c.doom(ctx, op, at) })
 	if fault.Is(err, fault.NotFound) {
 		return c.finishDeletion(ctx, at)
 	}
@@ -242,7 +242,7 @@ func (c *cluster) deleteImage(ctx context.Context, op string, at place) error {
 }
 
 // doom marks an image as being deleted, unless it must not be.
-func (c *cluster) doom(op string, at place) error {
+func (c *cluster) doom(ctx context.Context, op string, at place) error {
 	i, err := c.open(op, at, writer)
 	if err != nil {
 		return err
@@ -262,7 +262,7 @@ func (c *cluster) doom(op string, at place) error {
 		return err
 	}
 	m.State = deleting
-	return wrap(op, at.String(), setMark(i.Image, volumeKey, m))
+	return wrap(op, at.String(), i.setMark(ctx, volumeKey, m))
 }
 
 // free refuses an image that others use, or that has snapshots.

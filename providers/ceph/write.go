@@ -28,7 +28,7 @@ func (p *Provider) Write(ctx context.Context, request providers.WriteRequest, so
 	var g gate
 	defer g.close()
 	return p.make(ctx, d, func(ctx context.Context) error {
-		i, err := d.create(request.Size)
+		i, err := d.create(ctx, request.Size)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (p *Provider) Write(ctx context.Context, request providers.WriteRequest, so
 		if err := i.fill(ctx, op, request.Size, false, g.source(source)); err != nil {
 			return err
 		}
-		return d.finish(i)
+		return d.finish(ctx, i)
 	})
 }
 
@@ -113,11 +113,11 @@ func (i *image) refill(ctx context.Context, op string, size int64, m mark, sourc
 	if int64(have) != size {
 		return fault.Newf(op, fault.Invalid, i.at.String(), "the volume has %d bytes, not %d", have, size)
 	}
-	if err := i.unused(ctx, op, old); err != nil {
+	if err := i.unused(ctx, op); err != nil {
 		return err
 	}
 	m.Image = i.at.ID
-	if err := setMark(i.Image, overwriteKey, m); err != nil {
+	if err := i.setMark(ctx, overwriteKey, m); err != nil {
 		return err
 	}
 	if err := i.fill(ctx, op, size, true, source); err != nil {
@@ -127,22 +127,15 @@ func (i *image) refill(ctx context.Context, op string, size int64, m mark, sourc
 		return err
 	}
 	m.State = complete
-	return setMark(i.Image, overwriteKey, m)
+	return i.setMark(ctx, overwriteKey, m)
 }
 
-// unused refuses an image that others have open. An earlier overwriter that was cut off is fenced.
-func (i *image) unused(ctx context.Context, op string, earlier *mark) error {
+// unused refuses an image that others have open.
+func (i *image) unused(ctx context.Context, op string) error {
 	return i.cluster.insist(ctx, "overwrite "+i.at.String(), func() error {
 		others, err := i.cluster.others(i.Image)
 		if err != nil || len(others) == 0 {
 			return err
-		}
-		if earlier != nil && earlier.State == writing {
-			for _, address := range others {
-				if err := i.cluster.block(address); err != nil {
-					return err
-				}
-			}
 		}
 		return fault.Newf(op, fault.Busy, i.at.String(), "clients %v have it open: rbd status %s", others, i.at)
 	})
@@ -245,18 +238,31 @@ func (f *filling) write(ctx context.Context, block providers.Block) error {
 	return nil
 }
 
-// discard makes zeros, and gives space back.
+// granule is the smallest stretch that librbd discards: what is smaller, it leaves as it is.
+const granule = 4 << 10
+
+// discard makes zeros, and gives space back; at the ends, where less than a granule is left, it writes them.
 func (f *filling) discard(ctx context.Context, from, until int64) error {
 	const step = 256 << 20
-	for from < until {
+	inner := min((from+granule-1)/granule*granule, until)
+	last := max(until/granule*granule, inner)
+	for _, edge := range []providers.Extent{{Offset: from, Length: inner - from}, {Offset: last, Length: until - last}} {
+		if edge.Length == 0 {
+			continue
+		}
+		if _, err := f.image.WriteAt(zeros[:edge.Length], edge.Offset); err != nil {
+			return err
+		}
+	}
+	for inner < last {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		length := min(step, until-from)
-		if _, err := f.image.Discard(uint64(from), uint64(length)); err != nil {
+		length := min(step, last-inner)
+		if _, err := f.image.Discard(uint64(inner), uint64(length)); err != nil {
 			return err
 		}
-		from += length
+		inner += length
 	}
 	return nil
 }
