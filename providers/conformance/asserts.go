@@ -26,7 +26,7 @@ func (c *scope) refused(op string, err error, kinds ...fault.Kind) {
 	}
 }
 
-// open gives another client of the backend.
+// open gives a client of its own to a case.
 func (c *scope) open() providers.Provider {
 	p, err := c.config.Open(c.ctx)
 	c.must("open another client", err)
@@ -34,6 +34,16 @@ func (c *scope) open() providers.Provider {
 	defer c.mu.Unlock()
 	c.opened = append(c.opened, p)
 	return p
+}
+
+// other is a second client, which has made nothing: what it knows, another process knows.
+func (c *scope) other() providers.Provider {
+	if c.suite.second == nil {
+		p, err := c.config.Open(c.ctx)
+		c.must("open a second client", err)
+		c.suite.second = p
+	}
+	return c.suite.second
 }
 
 // token is a new one; the names of two cases, and of two runs, differ.

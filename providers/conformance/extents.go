@@ -67,7 +67,7 @@ func extents(c *scope) {
 	f := c.fixture()
 	zeros := make(picture, len(f.before))
 	c.covered("what holds data", zeros, f.before, c.list(c.provider, providers.ExtentsRequest{Snapshot: f.base.Handle}, f.base.Size))
-	c.covered("what holds data now", zeros, f.after, c.list(c.open(), providers.ExtentsRequest{Snapshot: f.snapshot.Handle}, f.snapshot.Size))
+	c.covered("what holds data now", zeros, f.after, c.list(c.other(), providers.ExtentsRequest{Snapshot: f.snapshot.Handle}, f.snapshot.Size))
 	err := c.provider.Extents(c.ctx, providers.ExtentsRequest{Snapshot: f.base.Handle}, func([]providers.Extent) error { return errStop })
 	if !errors.Is(err, errStop) {
 		c.Errorf("list extents: an error of the callback became %v", err)
@@ -84,7 +84,7 @@ func extentsChanged(c *scope) {
 		c.Skipf("no way to change a live volume: the provider does not claim %q, and there is no Fill in the suite's configuration", providers.CapOverwrite)
 	}
 	r := providers.ExtentsRequest{Snapshot: f.snapshot.Handle, Base: f.base.Handle}
-	for _, p := range []providers.Provider{c.provider, c.open()} {
+	for _, p := range []providers.Provider{c.provider, c.other()} {
 		all := c.list(p, r, f.snapshot.Size)
 		c.covered("what has changed", f.before, f.after, all)
 		got := slices.Clone(f.before)
@@ -101,7 +101,7 @@ func extentsGone(c *scope) {
 	lost := c.snapshot(c.provider, f.volume)
 	c.must("delete the snapshot", c.provider.DeleteSnapshot(c.ctx, lost.Handle))
 	ignore := func([]providers.Extent) error { return nil }
-	for _, p := range []providers.Provider{c.provider, c.open()} {
+	for _, p := range []providers.Provider{c.provider, c.other()} {
 		err := p.Extents(c.ctx, providers.ExtentsRequest{Snapshot: lost.Handle}, ignore)
 		c.refused("extents of a deleted snapshot", err, fault.NotFound)
 		err = p.Read(c.ctx, providers.ReadRequest{Snapshot: lost.Handle, Extents: []providers.Extent{{Length: c.up(1)}}}, func(providers.Block) error { return nil })
@@ -116,7 +116,7 @@ func extentsGone(c *scope) {
 func readExactly(c *scope) {
 	f := c.fixture()
 	c.holds(c.provider, f.base.Handle, f.before)
-	other := c.open()
+	other := c.other()
 	c.holds(other, f.snapshot.Handle, f.after)
 	got := make(picture, len(f.after))
 	all := c.list(other, providers.ExtentsRequest{Snapshot: f.snapshot.Handle}, f.snapshot.Size)

@@ -46,8 +46,9 @@ type suite struct {
 	provider providers.Provider
 	info     providers.Info
 
-	shared  *fixture // of the cases that only look
-	lasting rubbish  // made for it
+	second  providers.Provider // see other
+	shared  *fixture           // of the cases that only look
+	lasting rubbish            // made for it
 }
 
 func newSuite(config Config) (*suite, error) {
@@ -63,6 +64,13 @@ func newSuite(config Config) (*suite, error) {
 		return nil, fmt.Errorf("info: %w", err)
 	}
 	return &suite{config: config, provider: provider, info: info}, nil
+}
+
+func (s *suite) close() {
+	_ = s.provider.Close()
+	if s.second != nil {
+		_ = s.second.Close()
+	}
 }
 
 // contents are those that are tried.
