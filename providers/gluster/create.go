@@ -114,6 +114,9 @@ func (m making) create(ctx context.Context) (volumeInfo, error) {
 	if fault.Is(err, fault.Exists) && !strings.Contains(err.Error(), m.name+" already exists") {
 		// Bricks that an earlier try marked as part of a volume which then was not made. Their folder carries
 		// the token's key, and no volume has its name.
+		if v, err := m.pool.info(ctx, m.op, m.name); !fault.Is(err, fault.NotFound) {
+			return v, err
+		}
 		if err := errors.Join(m.pool.folders(ctx, m.op, m.name, roots, removeFolder), m.pool.folders(ctx, m.op, m.name, roots, makeFolder)); err != nil {
 			return volumeInfo{}, err
 		}
