@@ -38,6 +38,11 @@ func (p *provider) Attach(ctx context.Context, request providers.AttachRequest) 
 	if request.Token == "" || request.Volume.IsZero() == request.Snapshot.IsZero() {
 		return providers.Attachment{}, fault.Newf(op, fault.Invalid, request.Token, "it takes a token, and a volume or a snapshot")
 	}
+	if !request.Snapshot.IsZero() {
+		if _, err := p.snapshots(op); err != nil {
+			return providers.Attachment{}, err
+		}
+	}
 	raw, err := json.Marshal(request)
 	if err != nil {
 		return providers.Attachment{}, fault.New(op, fault.Internal, request.Token, err)

@@ -110,6 +110,9 @@ func (p *provider) Changes(ctx context.Context, request providers.ChangesRequest
 	if err != nil {
 		return err
 	}
+	if pool.settings.Changes == changesNone {
+		return fault.Newf(op, fault.Unsupported, Name, "changelogs are switched off in the provider's settings (changes)")
+	}
 	s, err := openVolume(op, request.Volume)
 	if err != nil {
 		return err

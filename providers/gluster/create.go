@@ -27,6 +27,14 @@ func (p *provider) Create(ctx context.Context, request providers.CreateRequest) 
 	if request.Content != providers.ContentFiles {
 		return providers.Volume{}, fault.Newf(op, fault.Unsupported, request.Name, "Gluster volumes hold files, not %s", request.Content)
 	}
+	if len(pool.settings.Bricks) == 0 {
+		return providers.Volume{}, fault.Newf(op, fault.Unsupported, request.Name, "the provider's settings name no bricks: without them it makes no volumes")
+	}
+	if !request.Snapshot.IsZero() {
+		if _, err := p.snapshots(op); err != nil {
+			return providers.Volume{}, err
+		}
+	}
 	w, err := wishOf(op, pool.settings, request.Parameters)
 	if err != nil {
 		return providers.Volume{}, err
@@ -203,7 +211,7 @@ func (m making) setOptions(ctx context.Context, v volumeInfo) error {
 }
 
 func (m making) limit(ctx context.Context, v volumeInfo) error {
-	if m.request.Size == 0 {
+	if m.request.Size == 0 || m.pool.settings.Quota == quotaAsNothing {
 		return nil
 	}
 	if !v.on("features.quota") {

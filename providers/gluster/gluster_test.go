@@ -60,7 +60,9 @@ func settings(c *lab.Cluster, change func(*gluster.Settings)) json.RawMessage {
 	return raw
 }
 
-func unconfigured() providers.Provider { return gluster.New(gluster.Config{Now: time.Now, Version: "test"}) }
+func unconfigured() providers.Provider {
+	return gluster.New(gluster.Config{Now: time.Now, Version: "test"})
+}
 
 func open(ctx context.Context, c *lab.Cluster, change func(*gluster.Settings)) (providers.Provider, error) {
 	p := unconfigured()

@@ -37,6 +37,8 @@ type Settings struct {
 	CommandSeconds int `json:"commandSeconds,omitempty"`
 	// Changes says whether changelogs of captured volumes are switched on: "changelog" (the default) or "none".
 	Changes string `json:"changes,omitempty"`
+	// Quota says whether sizes of made volumes become quotas: "limit" (the default) or "none".
+	Quota string `json:"quota,omitempty"`
 	// Endpoints are what in-tree PersistentVolumes name that Bind makes.
 	Endpoints *Endpoints `json:"endpoints,omitempty"`
 	// Drivers are further names of the CSI driver org.gluster.glusterfs.
@@ -114,6 +116,7 @@ const schema = `{
     "pingSeconds": {"type": "integer", "minimum": 1, "maximum": 120, "description": "default 10"},
     "commandSeconds": {"type": "integer", "minimum": 5, "maximum": 3600, "description": "default 120"},
     "changes": {"enum": ["changelog", "none"], "description": "default changelog: switched on for volumes that are captured"},
+    "quota": {"enum": ["limit", "none"], "description": "default limit: the size of a made volume becomes its quota; none: it has no size"},
     "endpoints": {
       "type": "object", "additionalProperties": false, "required": ["name"], "description": "for in-tree PersistentVolumes",
       "properties": {"name": {"type": "string", "minLength": 1}, "namespace": {"type": "string"}}
@@ -170,6 +173,9 @@ func (s *Settings) fill() {
 	if s.Changes == "" {
 		s.Changes = changesByChangelog
 	}
+	if s.Quota == "" {
+		s.Quota = quotaAsLimit
+	}
 }
 
 func (s *SSH) fill() {
@@ -184,6 +190,8 @@ func (s *SSH) fill() {
 const (
 	changesByChangelog = "changelog"
 	changesNone        = "none"
+	quotaAsLimit       = "limit"
+	quotaAsNothing     = "none"
 )
 
 var mountOption = regexp.MustCompile(`^[a-z][a-z0-9-]*(=[A-Za-z0-9._,:/*-]+)?$`)
@@ -217,6 +225,9 @@ func (s *Settings) check() error {
 	}
 	if s.Changes != changesByChangelog && s.Changes != changesNone {
 		return refuseSettings("changes: %q is neither %q nor %q", s.Changes, changesByChangelog, changesNone)
+	}
+	if s.Quota != quotaAsLimit && s.Quota != quotaAsNothing {
+		return refuseSettings("quota: %q is neither %q nor %q", s.Quota, quotaAsLimit, quotaAsNothing)
 	}
 	if s.PingSeconds < 1 || s.CommandSeconds < 5 {
 		return refuseSettings("pingSeconds must be at least 1, commandSeconds at least 5")

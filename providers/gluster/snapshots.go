@@ -22,7 +22,7 @@ const snapshotPrefix = "muster-"
 // mounted and cloned.
 func (p *provider) Snapshot(ctx context.Context, request providers.SnapshotRequest) (providers.SnapshotSet, error) {
 	const op = "snapshot volumes"
-	pool, err := p.ready(op)
+	pool, err := p.snapshots(op)
 	if err != nil {
 		return providers.SnapshotSet{}, err
 	}
@@ -177,7 +177,7 @@ func (p *pool) openSnapshot(ctx context.Context, op string, h providers.Handle) 
 // SnapshotOf implements providers.Snapshots.
 func (p *provider) SnapshotOf(ctx context.Context, h providers.Handle) (providers.Snapshot, error) {
 	const op = "describe snapshot"
-	pool, err := p.ready(op)
+	pool, err := p.snapshots(op)
 	if err != nil {
 		return providers.Snapshot{}, err
 	}
@@ -191,7 +191,7 @@ func (p *provider) SnapshotOf(ctx context.Context, h providers.Handle) (provider
 // ListSnapshots implements providers.Snapshots.
 func (p *provider) ListSnapshots(ctx context.Context, query providers.Query, each func(providers.Snapshot) error) error {
 	const op = "list snapshots"
-	pool, err := p.ready(op)
+	pool, err := p.snapshots(op)
 	if err != nil || query.Machine != "" {
 		return err
 	}
@@ -219,7 +219,7 @@ func (p *provider) ListSnapshots(ctx context.Context, query providers.Query, eac
 // DeleteSnapshot implements providers.Snapshots. Clones live on: LVM keeps what they share.
 func (p *provider) DeleteSnapshot(ctx context.Context, h providers.Handle) error {
 	const op = "delete snapshot"
-	pool, err := p.ready(op)
+	pool, err := p.snapshots(op)
 	if err != nil {
 		return err
 	}

@@ -24,15 +24,14 @@ func (p *pool) isThin(ctx context.Context, host, path string) (bool, error) {
 	return strings.TrimSpace(string(out.stdout)) == "thin", err
 }
 
-// thin reports whether volumes of this pool can have snapshots: those that Muster makes when it may make
-// some, else any.
+// thin reports whether any volume of this pool, or those that Muster will make, can have snapshots.
 func (p *pool) thin(ctx context.Context) (bool, error) {
-	if roots := p.settings.roots(); len(roots) > 0 {
-		var bricks []brickInfo
-		for _, root := range roots {
-			bricks = append(bricks, brickInfo{Name: root.peer.Name + ":" + root.path})
-		}
-		return p.allThin(ctx, volumeInfo{Bricks: bricks})
+	var made volumeInfo
+	for _, root := range p.settings.roots() {
+		made.Bricks = append(made.Bricks, brickInfo{Name: root.peer.Name + ":" + root.path})
+	}
+	if thin, err := p.allThin(ctx, made); err != nil || thin {
+		return thin, err
 	}
 	r, err := p.gluster(ctx, "look at bricks", Name, "volume", "info", "all")
 	if err != nil {
@@ -72,4 +71,18 @@ func (p *pool) allThin(ctx context.Context, v volumeInfo) (bool, error) {
 		all = all && thin
 	}
 	return all, err
+}
+
+// snapshots is ready for what needs thin LVM.
+func (p *provider) snapshots(op string) (*pool, error) {
+	pool, err := p.ready(op)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.thin {
+		return nil, fault.Newf(op, fault.Unsupported, Name, "%s", thinReason)
+	}
+	return pool, nil
 }
