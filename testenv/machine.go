@@ -33,6 +33,8 @@ type Machine struct {
 	Disks   []Disk `json:"disks,omitempty"`
 	// Backends are the API servers a balancer forwards port 6443 to.
 	Backends []string `json:"backends,omitempty"`
+	// Packages are Debian packages that it has beside the base system's.
+	Packages []string `json:"packages,omitempty"`
 }
 
 // Disk is an attached disk: a sparse file behind a loop device, /dev/<name> on the machine.
@@ -218,7 +220,7 @@ func detachDisks(ctx context.Context, dir string) error {
 
 // start runs the boot script in the machine's network namespace; the process outlives the lab
 // command and is the machine's unshare, whose end is the end of all its processes.
-func (l *Lab) start(_ context.Context, m *Machine, disks []string) error {
+func (l *Lab) start(ctx context.Context, m *Machine, disks []string) error {
 	dir := l.machineDir(m.Name)
 	bootScript := filepath.Join(dir, "boot")
 	if err := place("files/boot", bootScript); err != nil {
@@ -227,6 +229,10 @@ func (l *Lab) start(_ context.Context, m *Machine, disks []string) error {
 	lower := l.parts.base
 	if m.Role == RoleControlPlane || m.Role == RoleWorker {
 		lower = l.parts.node + ":" + lower
+	}
+	lower, err := l.withPackages(ctx, lower, m.Packages)
+	if err != nil {
+		return err
 	}
 	log, err := os.Create(filepath.Join(dir, "boot.log"))
 	if err != nil {
