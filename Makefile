@@ -47,7 +47,16 @@ demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove i
 bench: build lab ## measure next to a peer in the same run; writes docs/benchmarks.md and .json
 	$(GO) run ./testenv/cmd/bench
 
-generate: ## golden files
+# The plugins' versions fit google.golang.org/protobuf and grpc in go.mod; protoc is Debian's.
+bin/protoc-gen-go:
+	GOBIN=$(CURDIR)/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go
+bin/protoc-gen-go-grpc:
+	GOBIN=$(CURDIR)/bin $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+
+generate: bin/protoc-gen-go bin/protoc-gen-go-grpc ## code from providers/proto, golden files
+	test -f /usr/include/google/protobuf/timestamp.proto || apt-get install -y --no-install-recommends protobuf-compiler libprotobuf-dev
+	PATH=$(CURDIR)/bin:$$PATH protoc -I providers/proto --go_out=providers/proto --go_opt=paths=source_relative \
+		--go-grpc_out=providers/proto --go-grpc_opt=paths=source_relative providers/proto/provider.proto
 	$(GO) test ./plans ./cmd/muster -update
 
 clean: ## remove what was built, and every lab

@@ -69,9 +69,8 @@ func (x *execution) view(spec plans.Step, item string, progress Progress) *Run {
 		ID: x.id, Plan: x.header.Plan, PlanDigest: x.header.PlanDigest, Step: spec.ID, Item: item,
 		Cluster: x.plan.Cluster, Machines: x.plan.Machines, Repository: x.repository, Point: x.Point,
 		Log:      x.Log.With("run", x.id, "step", spec.ID, "item", item),
-		Progress: progress,
-		Now:      x.Now,
-		receipts: x.ledger,
+		Progress: progress, Now: x.Now,
+		receipts: x.ledger, providers: x.Providers,
 	}
 }
 

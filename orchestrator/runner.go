@@ -19,9 +19,11 @@ type Config struct {
 	Definitions []Definition
 	// Repository opens the repository a document describes; the runner closes it.
 	Repository func(context.Context, *plans.Repository) (*repository.Repository, error)
-	Observer   Observer
-	Log        *slog.Logger
-	Now        func() time.Time
+	// Providers reaches storage backends; nil where plans need none.
+	Providers ProviderSource
+	Observer  Observer
+	Log       *slog.Logger
+	Now       func() time.Time
 }
 
 // Runner starts, resumes and cancels runs. It is the only owner of the lifecycle.

@@ -113,7 +113,8 @@ type Run struct {
 	Progress Progress
 	Now      func() time.Time
 
-	receipts receiptSource
+	receipts  receiptSource
+	providers ProviderSource
 }
 
 // Progress receives what a task has done so far. It is safe for concurrent use and never blocks.

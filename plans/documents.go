@@ -46,6 +46,24 @@ type ClusterSpec struct {
 	Etcd     Etcd      `yaml:"etcd,omitempty" json:"etcd"`
 	SSH      SSH       `yaml:"ssh,omitempty" json:"ssh"`
 	Machines []Machine `yaml:"machines,omitempty" json:"machines,omitempty"`
+	// Storage are the backends whose volumes the cluster uses.
+	Storage []Storage `yaml:"storage,omitempty" json:"storage,omitempty"`
+}
+
+// Storage is a backend that a provider reaches. In a Machines document it is where the volumes of the
+// rebuilt cluster go.
+type Storage struct {
+	Name     string `yaml:"name" json:"name"`         // in this document, and in plans: "fast"
+	Provider string `yaml:"provider" json:"provider"` // "ceph": the program muster-provider-ceph
+	// MaxParallel bounds the volumes of this backend that a run moves at once; 0 means no bound beside the
+	// step's and the plan's.
+	MaxParallel int `yaml:"maxParallel,omitempty" json:"maxParallel,omitempty"`
+	// Environment are names of environment variables that the provider may see, besides PATH and the like:
+	// AWS_PROFILE. Others are not passed on.
+	Environment []string `yaml:"environment,omitempty" json:"environment,omitempty"`
+	// Settings are the provider's own; `muster provider info` shows their schema. Under names that end in
+	// File or Folder, relative paths are resolved against the document's folder.
+	Settings map[string]any `yaml:"settings,omitempty" json:"settings,omitempty"`
 }
 
 // Etcd tells how to reach the cluster's etcd members. Empty endpoints mean: port 2379 of every
@@ -102,6 +120,7 @@ type MachinesSpec struct {
 	// first control-plane machine's address and port 6443.
 	ControlPlaneEndpoint string    `yaml:"controlPlaneEndpoint,omitempty" json:"controlPlaneEndpoint,omitempty"`
 	Machines             []Machine `yaml:"machines" json:"machines"`
+	Storage              []Storage `yaml:"storage,omitempty" json:"storage,omitempty"`
 }
 
 // Repository says where recovery points are kept. It holds no secret.

@@ -35,6 +35,13 @@ func TestReadFillsEveryField(t *testing.T) {
 				{Name: "cp-0", Address: "10.0.0.1", Role: ControlPlane},
 				{Name: "worker-0", Address: "10.0.0.2", Role: Worker, Devices: []Device{{"data", "/dev/vdb"}}},
 			},
+			Storage: []Storage{{
+				Name: "fast", Provider: "ceph", MaxParallel: 4, Environment: []string{"CEPH_ARGS"},
+				Settings: map[string]any{
+					"keyringFile": in("ceph/keyring"), "user": "muster",
+					"targets": []any{map[string]any{"name": "far", "configFile": in("far.conf")}},
+				},
+			}},
 		},
 	}
 	want.Repositories["vault"] = &Repository{
@@ -58,6 +65,7 @@ func TestReadFillsEveryField(t *testing.T) {
 				{Name: "new-0", Address: "10.1.0.1", Role: ControlPlane, Replaces: "cp-0"},
 				{Name: "new-1", Address: "10.1.0.2", Role: Worker, SSH: SSH{KeyFile: in("spare.key")}},
 			},
+			Storage: []Storage{{Name: "fast", Provider: "ceph", Settings: map[string]any{"pools": []any{"rbd"}}}},
 		},
 	}
 	if !reflect.DeepEqual(set.Clusters, want.Clusters) {
@@ -69,7 +77,7 @@ func TestReadFillsEveryField(t *testing.T) {
 	if !reflect.DeepEqual(set.Machines, want.Machines) {
 		t.Errorf("machines: %+v", set.Machines["spare"])
 	}
-	if got := set.Source(set.Repositories["vault"]).String(); got != "testdata/inventory.yaml:26:1" {
+	if got := set.Source(set.Repositories["vault"]).String(); got != "testdata/inventory.yaml:32:1" {
 		t.Errorf("source is %s", got)
 	}
 	if got := set.Source(want.Clusters["prod"]); got != (Position{}) {

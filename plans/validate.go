@@ -55,6 +55,7 @@ func (v *validator) cluster(c *Cluster) Metadata {
 	v.etcd(&spec.Etcd)
 	v.ssh(&spec.SSH, "spec", "ssh")
 	v.machines(spec.Machines)
+	v.storage(spec.Storage)
 	for i, m := range spec.Machines {
 		if m.Replaces != "" {
 			v.refuse("replaces is for the machines of a Machines document", "spec", "machines", i, "replaces")
@@ -110,6 +111,7 @@ func (v *validator) machinesDocument(m *Machines) Metadata {
 		v.refuse("controlPlaneEndpoint: want host:port", "spec", "controlPlaneEndpoint")
 	}
 	v.machines(spec.Machines)
+	v.storage(spec.Storage)
 	replaced := map[string]int{}
 	for i, machine := range spec.Machines {
 		if machine.Replaces == "" {

@@ -148,20 +148,20 @@ type Capability string
 
 // The capabilities. A provider without one returns fault.Unsupported from the methods behind it.
 const (
-	CapDiscover            Capability = "discover"       // Discover
-	CapSnapshot            Capability = "snapshot"       // Snapshot, ListSnapshots, SnapshotOf, DeleteSnapshot
-	CapGroup               Capability = "group-snapshot" // Snapshot of several volumes at one instant
-	CapRead                Capability = "read-blocks"    // Extents without a base, Read
-	CapChanged             Capability = "changed-blocks" // Extents with a base
-	CapWrite               Capability = "write-blocks"   // Write
-	CapOverwriteCapability            = "overwrite"      // Write with Into
-	CapCreate              Capability = "create"         // Create, empty
-	CapClone               Capability = "clone"          // Create from a snapshot
-	CapCopy                Capability = "copy-snapshot"  // CopySnapshot
-	CapFiles               Capability = "files"          // Attach a volume, Detach
-	CapSnapFile            Capability = "snapshot-files" // Attach a snapshot
-	CapChanges             Capability = "changed-files"  // Changes
-	CapMachines            Capability = "machines"       // Machines
+	CapDiscover  Capability = "discover"       // Discover
+	CapSnapshot  Capability = "snapshot"       // Snapshot, ListSnapshots, SnapshotOf, DeleteSnapshot
+	CapGroup     Capability = "group-snapshot" // Snapshot of several volumes at one instant
+	CapRead      Capability = "read-blocks"    // Extents without a base, Read
+	CapChanged   Capability = "changed-blocks" // Extents with a base
+	CapWrite     Capability = "write-blocks"   // Write
+	CapOverwrite Capability = "overwrite"      // Write with Into
+	CapCreate    Capability = "create"         // Create, empty
+	CapClone     Capability = "clone"          // Create from a snapshot
+	CapCopy      Capability = "copy-snapshot"  // CopySnapshot
+	CapFiles     Capability = "files"          // Attach a volume, Detach
+	CapSnapFile  Capability = "snapshot-files" // Attach a snapshot
+	CapChanges   Capability = "changed-files"  // Changes
+	CapMachines  Capability = "machines"       // Machines
 )
 
 // Health is a backend's state at one moment.
@@ -233,6 +233,9 @@ const (
 	TagItem    = "muster.dev/item"
 	TagCluster = "muster.dev/cluster"
 	TagToken   = "muster.dev/token" // set by the provider
+	// TagRepository is the repository whose recovery points may refer to a snapshot: it alone can tell
+	// whether the snapshot is still needed.
+	TagRepository = "muster.dev/repository"
 )
 
 // Snapshot describes a snapshot.

@@ -1,0 +1,10 @@
+package conformance
+
+import "slices"
+
+// cases are all of them, in the order in which they run.
+func cases() []trial {
+	return slices.Concat(
+		infoCases(),
+	)
+}

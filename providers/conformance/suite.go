@@ -1,0 +1,117 @@
+package conformance
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/musterdr/muster/providers"
+)
+
+func (c Config) withDefaults() Config {
+	set(&c.Size, 16<<20)
+	set(&c.Align, 1)
+	set(&c.Patience, 2*time.Minute)
+	set(&c.Soon, 10*time.Second)
+	set(&c.Run, "conformance-"+random())
+	if c.OpenCopies == nil {
+		c.OpenCopies = c.Open
+	}
+	if c.KillAfter == nil {
+		c.KillAfter = []time.Duration{0, 2 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond}
+	}
+	return c
+}
+
+func set[V comparable](value *V, otherwise V) {
+	var zero V
+	if *value == zero {
+		*value = otherwise
+	}
+}
+
+func random() string {
+	raw := make([]byte, 6)
+	_, _ = rand.Read(raw) // never fails
+	return hex.EncodeToString(raw)
+}
+
+// suite is one run against one backend.
+type suite struct {
+	config   Config
+	provider providers.Provider
+	info     providers.Info
+}
+
+func newSuite(config Config) (*suite, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), config.Patience)
+	defer cancel()
+	provider, err := config.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open the provider: %w", err)
+	}
+	info, err := provider.Info(ctx)
+	if err != nil {
+		_ = provider.Close()
+		return nil, fmt.Errorf("info: %w", err)
+	}
+	return &suite{config: config, provider: provider, info: info}, nil
+}
+
+// contents are those that are tried.
+func (s *suite) contents() []providers.Content {
+	if len(s.config.Contents) > 0 {
+		return s.config.Contents
+	}
+	var all []providers.Content
+	if s.info.Can(providers.CapRead) || s.info.Can(providers.CapWrite) {
+		all = append(all, providers.ContentBlocks)
+	}
+	if s.info.Can(providers.CapFiles) {
+		all = append(all, providers.ContentFiles)
+	}
+	if len(all) == 0 {
+		all = append(all, providers.ContentBlocks)
+	}
+	return all
+}
+
+// trial is one promise of the contract.
+type trial struct {
+	name  string
+	needs []providers.Capability
+	// of are the contents that it is about; nil: none in particular, it runs once.
+	of   []providers.Content
+	body func(c *scope)
+}
+
+func (s *suite) runCase(t T, c trial) {
+	t.Helper()
+	if len(s.config.Only) > 0 && !slices.ContainsFunc(s.config.Only, func(prefix string) bool { return strings.HasPrefix(c.name, prefix) }) {
+		return
+	}
+	if c.of == nil {
+		t.Run(c.name, func(t T) { s.runIn(t, c, "") })
+		return
+	}
+	for _, content := range c.of {
+		t.Run(c.name+"/"+string(content), func(t T) { s.runIn(t, c, content) })
+	}
+}
+
+func (s *suite) runIn(t T, c trial, content providers.Content) {
+	t.Helper()
+	for _, capability := range c.needs {
+		if !s.info.Can(capability) {
+			t.Skipf("the provider does not claim %q", capability)
+		}
+	}
+	if content != "" && !slices.Contains(s.contents(), content) {
+		t.Skipf("volumes of %s are not tried: the provider has none, or the configuration leaves them out", content)
+	}
+	newScope(s, t, c.name, content).run(c.body)
+}
