@@ -5,6 +5,8 @@ import "slices"
 // cases are all of them, in the order in which they run.
 func cases() []trial {
 	return slices.Concat(
-		infoCases(),
+		infoCases(), volumeCases(), matchCases(),
+		snapshotCases(), readCases(), writeCases(),
+		cloneCases(), fileCases(), machineCases(), cutCases(),
 	)
 }

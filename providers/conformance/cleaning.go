@@ -29,7 +29,8 @@ func (c *scope) cleanUp() {
 func (s *suite) sweep(t T) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.Patience)
 	defer cancel()
-	bin := rubbish{provider: s.provider}
+	bin := s.lasting
+	bin.provider = s.provider
 	query := providers.Query{Tags: map[string]string{providers.TagRun: s.config.Run}}
 	if s.info.Can(providers.CapSnapshot) {
 		if err := s.provider.ListSnapshots(ctx, query, bin.addSnapshot); err != nil {

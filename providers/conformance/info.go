@@ -19,6 +19,7 @@ func infoCases() []trial {
 		{name: "info", body: infoIsSane},
 		{name: "configure", body: configureRefuses},
 		{name: "health", body: healthIsSane},
+		{name: "unclaimed", body: unclaimed},
 	}
 }
 

@@ -45,6 +45,9 @@ type suite struct {
 	config   Config
 	provider providers.Provider
 	info     providers.Info
+
+	shared  *fixture // of the cases that only look
+	lasting rubbish  // made for it
 }
 
 func newSuite(config Config) (*suite, error) {

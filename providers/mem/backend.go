@@ -37,7 +37,12 @@ func NewBackend(now func() time.Time) (*Backend, error) {
 	if err != nil {
 		return nil, fault.New("open backend", fault.Transient, os.TempDir(), err)
 	}
-	return &Backend{now: now, keeper: &memoryKeeper{turn: make(chan struct{}, 1)}, images: &memoryImages{all: map[string]*memoryImage{}}, trees: &shelf{dir: temp}, temp: temp}, nil
+	return &Backend{now: clock(now), keeper: &memoryKeeper{turn: make(chan struct{}, 1)}, images: &memoryImages{all: map[string]*memoryImage{}}, trees: &shelf{dir: temp}, temp: temp}, nil
+}
+
+// clock is one whose times are the same after they were stored.
+func clock(now func() time.Time) func() time.Time {
+	return func() time.Time { return now().UTC().Round(0) }
 }
 
 // Close removes what is temporary.

@@ -21,7 +21,7 @@ func Open(folder string, now func() time.Time) (*Backend, error) {
 		}
 	}
 	return &Backend{
-		now: now, keeper: folderKeeper(folder),
+		now: clock(now), keeper: folderKeeper(folder),
 		images: &folderImages{shelf{dir: filepath.Join(folder, "images")}},
 		trees:  &shelf{dir: filepath.Join(folder, "trees")},
 	}, nil

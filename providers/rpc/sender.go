@@ -4,7 +4,11 @@ import (
 	"context"
 	"sync"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/musterdr/muster/providers"
+	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/providers/proto"
 )
 
@@ -17,6 +21,7 @@ type outgoing[E any] interface {
 // sender sends a call's answers, and between them the latest progress. A provider that reports faster
 // than the other side reads is never held up: what it said before is dropped.
 type sender[E any] struct {
+	op     string
 	stream outgoing[E]
 	wrap   func(*proto.Progress) *E
 	sendMu sync.Mutex // a stream takes one message at a time
@@ -30,7 +35,7 @@ type sender[E any] struct {
 
 // stream runs one call of the provider; op is for errors that have none.
 func stream[E any](op string, to outgoing[E], wrap func(*proto.Progress) *E, call func(ctx context.Context, send func(*E) error) error) error {
-	s := &sender[E]{stream: to, wrap: wrap, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &sender[E]{op: op, stream: to, wrap: wrap, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.pump()
 	ctx, cancel := context.WithCancel(providers.WithProgress(to.Context(), s.report))
 	defer cancel()
@@ -82,7 +87,11 @@ func (s *sender[E]) answer(event *E) error {
 	s.sendLatest()
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	return s.stream.Send(event)
+	err := s.stream.Send(event)
+	if status.Code(err) == codes.ResourceExhausted {
+		return fault.Newf(s.op, fault.Corrupt, "", "the provider gave an answer that is larger than the protocol allows")
+	}
+	return err
 }
 
 func (s *sender[E]) close() {

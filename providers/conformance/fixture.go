@@ -1,0 +1,37 @@
+package conformance
+
+import (
+	"github.com/musterdr/muster/providers"
+)
+
+// fixture is a block volume with two snapshots which the cases that only look share.
+type fixture struct {
+	volume         providers.Volume
+	before, after  picture
+	base, snapshot providers.Snapshot
+	changed        bool // base and snapshot differ
+}
+
+// fixture makes it for the first case that needs it; sweep removes it, or the last case.
+func (c *scope) fixture() fixture {
+	if c.suite.shared != nil {
+		return *c.suite.shared
+	}
+	f := fixture{before: c.picture(100)}
+	f.volume = c.painted(f.before)
+	f.base = c.snapshot(c.provider, f.volume)
+	f.after, f.snapshot = f.before, f.base
+	if c.changeable() {
+		var written []providers.Extent
+		f.after, written = c.repaint(f.before, 200)
+		c.become(f.volume, f.before, f.after, written)
+		f.snapshot, f.changed = c.snapshot(c.provider, f.volume), true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.suite.shared = &f
+	c.suite.lasting.volumes = append(c.suite.lasting.volumes, c.volumes...)
+	c.suite.lasting.snapshots = append(c.suite.lasting.snapshots, c.snapshots...)
+	c.volumes, c.snapshots = nil, nil
+	return f
+}
