@@ -28,7 +28,7 @@ func Moto(ctx context.Context) (string, error) {
 		if _, err := command(ctx, nil, "python3", "-m", "venv", dir); err != nil {
 			return err
 		}
-		_, err := command(ctx, nil, filepath.Join(dir, "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps",
+		_, err := command(ctx, nil, filepath.Join(dir, "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile",
 			"--disable-pip-version-check", "--requirement", filepath.Join(source, "requirements.txt"))
 		return err
 	})

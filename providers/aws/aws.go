@@ -31,6 +31,8 @@ type Config struct {
 	Poll time.Duration
 	// Backoff is the longest wait before a call is tried again; 0: twenty seconds.
 	Backoff time.Duration
+	// unit is what AWS counts sizes in; tests make it smaller.
+	unit int64
 }
 
 // provider implements providers.Provider.
@@ -53,6 +55,9 @@ func New(config Config) providers.Provider {
 	}
 	if config.Backoff == 0 {
 		config.Backoff = 20 * time.Second
+	}
+	if config.unit == 0 {
+		config.unit = gib
 	}
 	if config.Version == "" {
 		config.Version = "dev"

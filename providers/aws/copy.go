@@ -26,8 +26,8 @@ const (
 // target.kmsKey the copy is encrypted by that key; without, an encrypted snapshot's copy is encrypted by the
 // target's default key.
 func (p *provider) CopySnapshot(ctx context.Context, request providers.CopyRequest) (providers.Snapshot, error) {
-	if request.Token == "" {
-		return providers.Snapshot{}, fault.Newf(opCopy, fault.Invalid, name, "the token is missing")
+	if err := checkToken(opCopy, request.Token); err != nil {
+		return providers.Snapshot{}, err
 	}
 	id, err := open(opCopy, request.Snapshot, snapshotID)
 	if err != nil {

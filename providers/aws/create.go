@@ -57,8 +57,8 @@ func sizeFrom(op string, asked int64, s providers.Snapshot) (int64, error) {
 }
 
 func checkCreate(op string, request providers.CreateRequest) error {
-	if request.Token == "" {
-		return fault.Newf(op, fault.Invalid, name, "the token is missing")
+	if err := checkToken(op, request.Token); err != nil {
+		return err
 	}
 	if request.Content != providers.ContentBlocks && request.Content != "" {
 		return fault.Newf(op, fault.Unsupported, string(request.Content), "EBS volumes hold blocks")
@@ -102,7 +102,7 @@ func (p *provider) makeVolume(ctx context.Context, op string, request providers.
 		return providers.Volume{}, err
 	}
 	input := &ec2.CreateVolumeInput{
-		AvailabilityZone: aws.String(zone), Size: aws.Int32(wholeGiB(request.Size)),
+		AvailabilityZone: aws.String(zone), Size: aws.Int32(p.whole(request.Size)),
 		TagSpecifications: []types.TagSpecification{specify(types.ResourceTypeVolume, p.made(request.Tags, request.Token, sum, named(request.Name)))},
 	}
 	if snapshot != "" {
@@ -161,8 +161,8 @@ func (p *provider) targetZone(ctx context.Context, op, asked string) (string, er
 	return zones[0], nil
 }
 
-// wholeGiB rounds up: EBS knows no smaller unit.
-func wholeGiB(size int64) int32 { return int32((size + gib - 1) / gib) }
+// whole is a size in GiB, rounded up: EBS knows no smaller unit.
+func (p *provider) whole(size int64) int32 { return int32((size + p.config.unit - 1) / p.config.unit) }
 
 func named(text string) map[string]string {
 	if text == "" {

@@ -58,8 +58,8 @@ func (p *provider) CreateMachine(ctx context.Context, request providers.MachineR
 
 func (p *provider) newBuilding(request providers.MachineRequest) (*building, error) {
 	b := &building{provider: p, request: request, sum: digest("machine", request.Name, request.Root.State, request.Zone, request.Tags, request.Parameters)}
-	if request.Token == "" {
-		return nil, fault.Newf(opMachine, fault.Invalid, name, "the token is missing")
+	if err := checkToken(opMachine, request.Token); err != nil {
+		return nil, err
 	}
 	for key := range request.Parameters {
 		if !slices.Contains(machineKeys, key) {
@@ -134,7 +134,7 @@ func ended(i types.Instance) bool {
 func (b *building) input(image string, own map[string]string) *ec2.RunInstancesInput {
 	asked := b.request.Parameters
 	tags := b.made(b.request.Tags, b.request.Token, b.sum, with(named(b.request.Name), own))
-	volumeTags := b.made(b.request.Tags, b.request.Token+"/volumes", b.sum, nil)
+	volumeTags := b.made(b.request.Tags, b.request.Token, b.sum, nil)
 	input := &ec2.RunInstancesInput{
 		ImageId: aws.String(image), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), InstanceType: types.InstanceType(asked[machineType]),
 		SubnetId: text(asked[machineSubnet]), KeyName: text(asked[machineKey]), PrivateIpAddress: text(asked[machineIP]), UserData: text(asked[machineUserData]),

@@ -21,6 +21,7 @@ import (
 // place is one region of one account: the clients that reach it.
 type place struct {
 	region  string
+	unit    int64  // of sizes
 	role    string // assumed on top of the settings' credentials; "" for those alone
 	account string
 	ec2     *ec2.Client
@@ -49,7 +50,7 @@ func (p *provider) place(ctx context.Context, region, roleARN string) (*place, e
 }
 
 func (p *provider) newPlace(ctx context.Context, region, roleARN string) (*place, error) {
-	made := &place{region: region, role: roleARN, pace: newPace(p.settings.Parallel)}
+	made := &place{region: region, unit: p.config.unit, role: roleARN, pace: newPace(p.settings.Parallel)}
 	cache := aws.NewCredentialsCache(p.chain(region, roleARN))
 	base := aws.Config{Region: region, Credentials: cache}
 	base.Retryer = func() aws.Retryer { return newRetryer(cache, made.pace, p.config.Backoff) }

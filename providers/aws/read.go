@@ -86,7 +86,7 @@ func (p *provider) checkExtents(ctx context.Context, at *place, id string, exten
 	if s.State != "completed" {
 		return fault.Newf(opRead, fault.Busy, id, "the snapshot is not completed yet: it is %s", s.State)
 	}
-	end, size := int64(0), int64(aws.ToInt32(s.VolumeSize))*gib
+	end, size := int64(0), int64(aws.ToInt32(s.VolumeSize))*p.config.unit
 	for _, e := range extents {
 		if e.Offset < end || e.Length <= 0 || e.Length > size || e.Offset > size-e.Length {
 			return fault.Newf(opRead, fault.Invalid, id, "extent %d+%d is out of order, empty, or beyond the %d bytes of the snapshot", e.Offset, e.Length, size)

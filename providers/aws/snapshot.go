@@ -40,8 +40,11 @@ func (p *provider) Snapshot(ctx context.Context, request providers.SnapshotReque
 	if err := p.ready(opSnapshot); err != nil {
 		return providers.SnapshotSet{}, err
 	}
-	if request.Token == "" || len(request.Volumes) == 0 {
-		return providers.SnapshotSet{}, fault.Newf(opSnapshot, fault.Invalid, name, "a token and at least one volume are needed")
+	if err := checkToken(opSnapshot, request.Token); err != nil {
+		return providers.SnapshotSet{}, err
+	}
+	if len(request.Volumes) == 0 {
+		return providers.SnapshotSet{}, fault.Newf(opSnapshot, fault.Invalid, name, "no volume is named")
 	}
 	s := &shot{provider: p, request: request, at: p.home}
 	for _, volume := range request.Volumes {

@@ -58,7 +58,7 @@ func (l *place) snapshot(s types.Snapshot) providers.Snapshot {
 	}
 	return providers.Snapshot{
 		Handle: l.handle(aws.ToString(s.SnapshotId)), ID: aws.ToString(s.SnapshotId), VolumeID: volume, Content: providers.ContentBlocks,
-		Size: int64(aws.ToInt32(s.VolumeSize)) * gib, Instant: aws.ToTime(s.StartTime), Ready: s.State == types.SnapshotStateCompleted,
+		Size: int64(aws.ToInt32(s.VolumeSize)) * l.unit, Instant: aws.ToTime(s.StartTime), Ready: s.State == types.SnapshotStateCompleted,
 		Region: l.region, Tags: tags, Parameters: parameters,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/musterdr/muster/providers"
+	"github.com/musterdr/muster/providers/fault"
 )
 
 // Tags of our own, beside those of package providers.
@@ -56,7 +57,7 @@ func (p *provider) made(asked map[string]string, token, request string, more map
 		all[providers.TagRun] = "none" // the mark of what is Muster's
 	}
 	maps.Copy(all, more)
-	all[providers.TagToken], all[tagRequest] = clientToken(token), request
+	all[providers.TagToken], all[tagRequest] = token, request
 	return all
 }
 
@@ -104,8 +105,8 @@ func filter(name string, values ...string) types.Filter {
 	return types.Filter{Name: aws.String(name), Values: values}
 }
 
-// tagFilters ask for tags. A value with a wildcard character in it is asked for by its name alone, and
-// compared by matches.
+// tagFilters ask for tags. A value that is empty or has a wildcard in it is asked for by its name alone,
+// and compared by matches.
 func tagFilters(tags map[string]string) []types.Filter {
 	var all []types.Filter
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
@@ -118,8 +119,24 @@ func tagFilters(tags map[string]string) []types.Filter {
 	return all
 }
 
+// literal is for values in which AWS's filters see wildcards.
+var literal = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`)
+
 func byToken(token string) types.Filter {
-	return filter("tag:"+providers.TagToken, clientToken(token))
+	return filter("tag:"+providers.TagToken, literal.Replace(token))
+}
+
+// maxToken is what a tag's value holds.
+const maxToken = 256
+
+func checkToken(op, token string) error {
+	if token == "" {
+		return fault.Newf(op, fault.Invalid, name, "the token is missing")
+	}
+	if len(token) > maxToken {
+		return fault.Newf(op, fault.Invalid, name, "the token has %d characters, and AWS's tags hold %d", len(token), maxToken)
+	}
+	return nil
 }
 
 // maxValues is how many values one filter takes.

@@ -13,6 +13,7 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
+// gib is the unit of EBS's sizes.
 const gib = 1 << 30
 
 // pageSize is what one page of a list may hold.
@@ -72,7 +73,7 @@ func (l *place) eachVolume(ctx context.Context, op string, p *provider, filters 
 // volume is ours of AWS's.
 func (l *place) volume(v types.Volume) providers.Volume {
 	made := providers.Volume{
-		Handle: l.handle(aws.ToString(v.VolumeId)), ID: aws.ToString(v.VolumeId), Content: providers.ContentBlocks, Size: int64(aws.ToInt32(v.Size)) * gib, Used: -1,
+		Handle: l.handle(aws.ToString(v.VolumeId)), ID: aws.ToString(v.VolumeId), Content: providers.ContentBlocks, Size: int64(aws.ToInt32(v.Size)) * l.unit, Used: -1,
 		Zone: aws.ToString(v.AvailabilityZone), ChangedBlocks: true, Tags: fromEC2(v.Tags), Parameters: volumeParameters(v),
 	}
 	for _, attachment := range v.Attachments {

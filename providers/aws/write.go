@@ -30,7 +30,7 @@ type writing struct {
 	sum     string
 	shape   shape
 	count   int32
-	whole   hash.Hash // of all blocks' checksums, in ascending order
+	sums    hash.Hash // of all blocks' checksums, in ascending order
 }
 
 // Write implements providers.Blocks. The content goes into a snapshot by EBS direct; AWS completes the
@@ -120,12 +120,12 @@ func (w *writing) fill(ctx context.Context, dead string, source providers.Source
 	if err != nil {
 		return nil, err
 	}
-	w.whole, w.count = sha256.New(), 0
+	w.sums, w.count = sha256.New(), 0
 	if err := w.putAll(ctx, id, source); err != nil {
 		return nil, err
 	}
 	_, err = w.home.ebs.CompleteSnapshot(ctx, &ebs.CompleteSnapshotInput{
-		SnapshotId: aws.String(id), ChangedBlocksCount: aws.Int32(w.count), Checksum: aws.String(base64.StdEncoding.EncodeToString(w.whole.Sum(nil))),
+		SnapshotId: aws.String(id), ChangedBlocksCount: aws.Int32(w.count), Checksum: aws.String(base64.StdEncoding.EncodeToString(w.sums.Sum(nil))),
 		ChecksumAlgorithm: ebstypes.ChecksumAlgorithmChecksumAlgorithmSha256, ChecksumAggregationMethod: ebstypes.ChecksumAggregationMethodChecksumAggregationLinear,
 	})
 	if code(err) == "ValidationException" {
@@ -149,7 +149,7 @@ const timeout = 60
 func (w *writing) begin(ctx context.Context, dead string) (string, error) {
 	more := with(named(w.request.Name), map[string]string{tagPart: "content"})
 	input := &ebs.StartSnapshotInput{
-		VolumeSize: aws.Int64(int64(wholeGiB(w.request.Size))), Timeout: aws.Int32(timeout), Description: aws.String("Muster: content of a volume that is made"),
+		VolumeSize: aws.Int64(int64(w.whole(w.request.Size))), Timeout: aws.Int32(timeout), Description: aws.String("Muster: content of a volume that is made"),
 		Tags: toEBS(w.made(w.request.Tags, w.request.Token, w.sum, more)),
 	}
 	if key := w.encryption(w.shape); w.shape.encrypted || key != "" {
@@ -185,7 +185,7 @@ func (w *writing) putAll(ctx context.Context, id string, source providers.Source
 			return nil
 		}
 		sum := sha256.Sum256(data)
-		w.whole.Write(sum[:])
+		w.sums.Write(sum[:])
 		w.count++
 		if err := w.home.pace.enter(ctx); err != nil {
 			return err
