@@ -16,9 +16,9 @@ import (
 
 // described is what `muster provider info` tells.
 type described struct {
-	host.Installed
 	providers.Info
-	Health *providers.Health `json:"health,omitempty"`
+	Program host.Installed    `json:"program"`
+	Health  *providers.Health `json:"health,omitempty"`
 }
 
 func (a *app) providerInfoCommand() *cobra.Command {
@@ -50,7 +50,7 @@ func (a *app) describe(ctx context.Context, h *host.Host, name, storage string) 
 	if err != nil {
 		return described{}, err
 	}
-	answer := described{Installed: found}
+	answer := described{Program: found}
 	if storage == "" {
 		answer.Info, err = infoOf(ctx, h, name)
 		return answer, err
@@ -75,8 +75,8 @@ func (a *app) describe(ctx context.Context, h *host.Host, name, storage string) 
 func (a *app) printDescribed(d described) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, line := range [][2]string{
-		{"Provider", d.Info.Name + " " + d.Version}, {"Program", d.Path}, {"SHA-256", d.SHA256},
-		{"Protocols", fmt.Sprint(d.Protocols)}, {"Drivers", joined(d.Drivers)}, {"Capabilities", joined(d.Capabilities)},
+		{"Provider", d.Name + " " + d.Version}, {"Program", d.Program.Path}, {"SHA-256", d.Program.SHA256},
+		{"Protocols", fmt.Sprint(d.Protocols)}, {"Drivers", spaced(d.Drivers)}, {"Capabilities", spaced(d.Capabilities)},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
 	}

@@ -118,7 +118,7 @@ func (o outline) write(folder string) error {
 		if err != nil {
 			return err
 		}
-		form, err := template.New(path).Delims("<<", ">>").Parse(string(text))
+		form, err := template.New(path).Delims("«", "»").Parse(string(text))
 		if err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func (a *app) printProviders(all []listed) error {
 		if p.Pinned {
 			pinned = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Version, pinned, joined(p.Capabilities))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Version, pinned, spaced(p.Capabilities))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (a *app) printProviders(all []listed) error {
 	return nil
 }
 
-func joined[S ~string](all []S) string {
+func spaced[S ~string](all []S) string {
 	texts := make([]string, len(all))
 	for i, one := range all {
 		texts[i] = string(one)
