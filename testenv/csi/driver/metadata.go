@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	wire "github.com/musterdr/muster/providers/csi/snapshotmetadata"
+	wire "github.com/musterdr/muster/testenv/csi/snapshotmetadata"
 )
 
 // metadataService does what the external-snapshot-metadata sidecar does: it checks the token and what its
