@@ -30,20 +30,20 @@ func csiModule() string { return filepath.Join(sourceDir(), "csi") }
 // csiPrograms are the snapshot controller, its sidecar and the lab's driver.
 func (b *builder) csiPrograms(ctx context.Context) (string, error) {
 	names := []string{"go.mod", "go.sum"}
-	sources, err := filepath.Glob(filepath.Join(csiModule(), "driver", "*.go"))
+	sources, err := filepath.Glob(filepath.Join(csiModule(), "*", "*.go"))
 	if err != nil {
 		return "", err
 	}
 	for _, source := range sources {
-		names = append(names, filepath.Join("driver", filepath.Base(source)))
+		names = append(names, filepath.Join(filepath.Base(filepath.Dir(source)), filepath.Base(source)))
 	}
 	key, err := digest(csiModule(), names...)
 	if err != nil {
 		return "", err
 	}
-	return b.make("csi", key, "the snapshot controller and the lab's CSI driver", func(dir string) error {
+	return b.make("csi", key, "the snapshot controller and the lab's CSI programs", func(dir string) error {
 		_, err := command(ctx, nil, "env", "-C", csiModule(), "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-			"./driver", snapshotter+"v8/cmd/csi-snapshotter", snapshotter+"v8/cmd/snapshot-controller")
+			"./driver", "./node", snapshotter+"v8/cmd/csi-snapshotter", snapshotter+"v8/cmd/snapshot-controller")
 		return err
 	})
 }
