@@ -64,6 +64,8 @@ const defaultQuiesce = 30 * time.Second
 type volumesReceipt struct {
 	Volumes []capturedVolume     `json:"volumes,omitempty"`
 	Left    []repository.LeftOut `json:"left,omitempty"`
+	// Machines are those that the volumes are attached to, when machines make the groups.
+	Machines []repository.CloudMachine `json:"machines,omitempty"`
 }
 
 type capturedVolume struct {
@@ -175,10 +177,14 @@ func (s *CaptureVolumes) Do(ctx context.Context, run *orchestrator.Run, _ orches
 	if err != nil {
 		return nil, err
 	}
+	machines, err := g.machines(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := run.Repository.Flush(ctx); err != nil {
 		return nil, err
 	}
-	return json.Marshal(volumesReceipt{Volumes: captured, Left: g.left})
+	return json.Marshal(volumesReceipt{Volumes: captured, Left: g.left, Machines: machines})
 }
 
 // Verify asks the backends for the snapshots that were kept, and opens what was stored.

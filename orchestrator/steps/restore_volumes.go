@@ -252,8 +252,13 @@ func (s *RestoreVolumes) Abandon(ctx context.Context, run *orchestrator.Run) err
 	if err != nil {
 		return err
 	}
+	return abandonVolumes(ctx, run, provider)
+}
+
+// abandonVolumes deletes the volumes that one task has made.
+func abandonVolumes(ctx context.Context, run *orchestrator.Run, provider providers.Provider) error {
 	var made []providers.Volume
-	err = provider.Discover(ctx, ownTags(run), func(v providers.Volume) error {
+	err := provider.Discover(ctx, ownTags(run), func(v providers.Volume) error {
 		made = append(made, v)
 		return nil
 	})

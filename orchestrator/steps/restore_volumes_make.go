@@ -52,32 +52,38 @@ func (r *volumeRestore) make(ctx context.Context) (restoredVolume, error) {
 
 // clone makes the volume of the snapshot, or of a copy of it, that the target's backend has.
 func (r *volumeRestore) clone(ctx context.Context) (restoredVolume, error) {
-	failed := fault.Newf("restore volume", fault.NotFound, r.layer.ID, "the recovery point keeps no snapshot of it")
-	snapshots := []json.RawMessage{r.layer.Snapshot}
-	for _, copied := range r.layer.Copies {
-		snapshots = append(snapshots, copied.Snapshot)
+	snapshot, err := presentSnapshot(ctx, r.provider, r.layer)
+	if err != nil {
+		return restoredVolume{}, err
 	}
-	for _, encoded := range snapshots {
-		if len(encoded) == 0 {
+	request := r.request()
+	request.Snapshot = snapshot.Handle
+	made, err := r.provider.Create(r.reporting(ctx), request)
+	return restoredVolume{Storage: r.storage, Volume: made, From: FromSnapshot, Bytes: r.layer.Size}, err
+}
+
+// presentSnapshot is the volume's snapshot, or a copy of it, that a provider's backend has.
+func presentSnapshot(ctx context.Context, provider providers.Provider, layer repository.VolumeLayer) (providers.Snapshot, error) {
+	encoded := []json.RawMessage{layer.Snapshot}
+	for _, copied := range layer.Copies {
+		encoded = append(encoded, copied.Snapshot)
+	}
+	missing := fault.Newf("find snapshot", fault.NotFound, layer.ID, "the recovery point keeps no snapshot of it")
+	for _, raw := range encoded {
+		if len(raw) == 0 {
 			continue
 		}
 		var snapshot providers.Snapshot
-		if err := json.Unmarshal(encoded, &snapshot); err != nil {
-			return restoredVolume{}, fault.New("read snapshot", fault.Corrupt, r.layer.ID, err)
+		if err := json.Unmarshal(raw, &snapshot); err != nil {
+			return snapshot, fault.New("read snapshot", fault.Corrupt, layer.ID, err)
 		}
-		if _, err := r.provider.SnapshotOf(ctx, snapshot.Handle); err != nil {
-			failed = err
-			if fault.Is(err, fault.NotFound) {
-				continue
-			}
-			return restoredVolume{}, err
+		found, err := provider.SnapshotOf(ctx, snapshot.Handle)
+		if err == nil || !fault.Is(err, fault.NotFound) {
+			return found, err
 		}
-		request := r.request()
-		request.Snapshot = snapshot.Handle
-		made, err := r.provider.Create(r.reporting(ctx), request)
-		return restoredVolume{Storage: r.storage, Volume: made, From: FromSnapshot, Bytes: r.layer.Size}, err
+		missing = err
 	}
-	return restoredVolume{}, failed
+	return providers.Snapshot{}, missing
 }
 
 // write fills a new volume from the image in the repository.

@@ -26,6 +26,7 @@ func sealVolumes(source sealSource, into *repository.Manifest) ([]repository.Sub
 			return nil, fault.New(sealing, fault.Corrupt, "receipt of capture-volumes "+group, err)
 		}
 		into.VolumesLeft = append(into.VolumesLeft, receipt.Left...)
+		into.CloudMachines = append(into.CloudMachines, receipt.Machines...)
 		for _, captured := range receipt.Volumes {
 			layer := captured.Layer
 			if seen[layer.Path] {

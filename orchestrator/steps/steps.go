@@ -33,6 +33,8 @@ func All() []orchestrator.Definition {
 			Layer: "machines", New: func() orchestrator.Step { return &RestoreMachines{} }},
 		{ID: "restore-volumes", Summary: "make new volumes from snapshots or from the repository", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			Layer: "volumes", New: func() orchestrator.Step { return &RestoreVolumes{} }},
+		{ID: "create-machines", Summary: "make a cloud's machines again, with the volumes that were captured of them", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
+			Layer: "machines", New: func() orchestrator.Step { return &CreateMachines{} }},
 		{ID: "bind-volumes", Summary: "let PersistentVolumes name the restored volumes", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			Layer: "volumes", New: func() orchestrator.Step { return &BindVolumes{} }},
 		{ID: "renew-identities", Summary: "give machines their present names, addresses and certificates", Purposes: recovery,

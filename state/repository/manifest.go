@@ -30,6 +30,8 @@ type Manifest struct {
 	Volumes    []VolumeLayer    `json:"volumes,omitempty"`
 	// VolumesLeft names volumes of the cluster that were not captured, and why.
 	VolumesLeft []LeftOut `json:"volumesLeft,omitempty"`
+	// CloudMachines are machines that can be made again with the volumes that were captured of them.
+	CloudMachines []CloudMachine `json:"cloudMachines,omitempty"`
 
 	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
 	// revision. RPO is counted from here.

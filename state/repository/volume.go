@@ -83,6 +83,16 @@ type SnapshotCopy struct {
 	Snapshot json.RawMessage `json:"snapshot"` // as in VolumeLayer
 }
 
+// CloudMachine is a machine of a cloud whose volumes were captured, described so that it can be made again.
+type CloudMachine struct {
+	ID       string `json:"id"` // in its cloud
+	Name     string `json:"name"`
+	Storage  string `json:"storage"` // the storage whose provider knows it
+	Provider string `json:"provider"`
+	// Machine is the description, as providers.Machine in JSON.
+	Machine json.RawMessage `json:"machine"`
+}
+
 // VolumeMode says where the content of a captured volume is kept.
 type VolumeMode string
 
