@@ -14,14 +14,15 @@ func NeedKopia(t testing.TB) string {
 	if os.Getenv("MUSTER_LAB") == "off" && os.Getenv("CI") != "true" {
 		t.Skip("left out: MUSTER_LAB is off")
 	}
-	program, err := stockKopia(t.Context())
+	program, err := StockKopia(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return program
 }
 
-func stockKopia(ctx context.Context) (string, error) {
+// StockKopia is the path of the stock kopia command, which is built when it is not there.
+func StockKopia(ctx context.Context) (string, error) {
 	b, unlock, err := newBuilder(func(string, ...any) {})
 	if err != nil {
 		return "", err

@@ -39,6 +39,10 @@ func benchmarks() []benchmark {
 		runnerThroughput(),
 		runAdoption(),
 		rebuildRTO(),
+		rbdFull(),
+		rbdIncremental(),
+		rbdRestore(),
+		rbdSparse(),
 	}
 }
 
