@@ -72,9 +72,6 @@ func (b *rbdBench) start(ctx context.Context, folder string, settings map[string
 	if err := (host.Pins{"ceph": found.SHA256}).Write(filepath.Join(folder, "providers.pins")); err != nil {
 		return err
 	}
-	if err := h.Pin("ceph"); err != nil {
-		return err
-	}
 	b.provider, err = h.Provider(ctx, plans.Storage{Name: "bench", Provider: "ceph", Settings: settings})
 	return err
 }
