@@ -10,10 +10,15 @@ LDFLAGS := -s -w
 
 all: build
 
-build: bin/muster bin/lab ## build the commands
+# The providers that build without cgo, as far as they are there.
+PROVIDERS := $(filter $(addprefix muster-provider-,mem aws gluster csi),$(notdir $(wildcard cmd/muster-provider-*)))
+
+build: bin/muster bin/lab $(addprefix bin/,$(PROVIDERS)) ## build the commands
 
 bin/muster: FORCE
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster
+bin/muster-provider-%: FORCE
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster-provider-$*
 bin/lab: FORCE # without -trimpath: it builds the lab from its own source folder
 	@CGO_ENABLED=0 $(GO) build -o $@ ./testenv/cmd/lab
 FORCE:

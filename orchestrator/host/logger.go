@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -16,9 +17,11 @@ const (
 	maxTail = 1 << 10 // bytes of last words in an error
 )
 
-// logger gives what go-plugin logs, and a provider's own lines, to Muster's log.
+// logger gives what go-plugin logs, and a provider's own lines, to Muster's log. What go-plugin says by itself
+// are details: that a process was killed we know.
 type logger struct {
 	hclog.Logger // what is not overridden says nothing
+	provider     bool
 	to           *slog.Logger
 	masks        masks
 }
@@ -40,6 +43,9 @@ func (l logger) Log(level hclog.Level, text string, args ...any) {
 		}
 		clean = append(clean, arg)
 	}
+	if !l.provider {
+		level = hclog.Debug
+	}
 	l.to.Log(context.Background(), levelOf(level), l.line(text), clean...)
 }
 
@@ -50,7 +56,6 @@ func (l logger) line(text string) string {
 	return l.masks.text(strings.ToValidUTF8(text, "?"))
 }
 
-// levelOf makes the chatter of go-plugin and of a provider's start details.
 func levelOf(level hclog.Level) slog.Level {
 	switch level {
 	case hclog.Error:
@@ -74,8 +79,13 @@ func (l logger) IsInfo() bool                   { return true }
 func (l logger) IsWarn() bool                   { return true }
 func (l logger) IsError() bool                  { return true }
 func (l logger) GetLevel() hclog.Level          { return hclog.Debug }
-func (l logger) Named(string) hclog.Logger      { return l }
 func (l logger) ResetNamed(string) hclog.Logger { return l }
+
+// Named is what go-plugin logs a provider's lines with.
+func (l logger) Named(string) hclog.Logger {
+	l.provider = true
+	return l
+}
 
 func (l logger) With(args ...any) hclog.Logger {
 	l.to = l.to.With(args...)
@@ -112,7 +122,7 @@ func (w *lines) flush() {
 	w.held = w.held[:0]
 }
 
-// tail remembers why a program ended: the first line of a panic or a fatal error, else its last line.
+// tail remembers why a program ended: the line by which a runtime gave up, else its last one.
 type tail struct {
 	mu    sync.Mutex
 	line  []byte // that is being written
@@ -141,10 +151,13 @@ func (t *tail) end() {
 		return
 	}
 	t.last = line
-	if t.cause == "" && (strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")) {
+	if t.cause == "" && slices.ContainsFunc(causes[:], func(begin string) bool { return strings.HasPrefix(line, begin) }) {
 		t.cause = line
 	}
 }
+
+// causes are how the lines begin by which runtimes of Go, C and C++ say why they give up; stacks follow.
+var causes = [...]string{"panic: ", "fatal error: ", "runtime: ", "runtime/cgo: ", "terminate called", "SIG"}
 
 func (t *tail) words() string {
 	t.mu.Lock()
