@@ -267,7 +267,7 @@ func (a *archiver) settle() error {
 	a.pending = a.pending[1:]
 	if !s.reused {
 		a.running--
-		s.lines[0].Object, s.lines[0].Size, s.lines[0].SHA256 = s.stored.ID, s.stored.Size, s.stored.SHA256
+		s.lines[0].Size, s.lines[0].SHA256 = s.stored.Size, s.stored.SHA256
 	}
 	if s.err != nil {
 		return s.err
@@ -285,7 +285,33 @@ func (a *archiver) settle() error {
 			return err
 		}
 	}
-	return a.repo.appendObject(a.ctx, a.whole, first.Object, first.Size)
+	return a.join(s)
+}
+
+// join appends a segment's contents to the whole. Never the segment as one object: whoever reads the
+// whole takes each of its parts into memory at once.
+func (a *archiver) join(s *segment) error {
+	if !s.reused && !strings.HasPrefix(string(s.stored.ID), "I") {
+		return a.whole.entry(s.stored.Size, string(s.stored.ID))
+	}
+	table, offset, length := a.base.table(), s.lines[0].offset, s.lines[0].Size
+	if !s.reused {
+		own, err := a.repo.contentTable(a.ctx, s.stored.ID)
+		if err != nil {
+			return err
+		}
+		table, offset = own, 0
+	}
+	entries, err := table.span(offset, length)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := a.whole.entry(e.Length, e.Object.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // left takes note of something that is not, or not reliably, in the archive.

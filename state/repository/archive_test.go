@@ -403,15 +403,28 @@ func (f fixture) hostileSegment(t *testing.T, folder string, headers ...tarHeade
 	must(t, err)
 	w, err := f.newIndexWriter(t.Context(), ArchiveConfig{})
 	must(t, err)
+	session, err := f.session(t.Context())
+	must(t, err)
+	whole := newObjectIndex(t.Context(), session, f.Repository, "hostile")
+	defer whole.abort()
+	add := func(folder string, stored Object) {
+		must(t, w.add(indexLine{Folder: fileName(folder), Count: 1, Size: stored.Size, SHA256: stored.SHA256}))
+		must(t, whole.entry(stored.Size, string(stored.ID)))
+	}
 	if folder != "." {
 		root, err := f.Put(t.Context(), "root", bytes.NewReader(tarHeader{path: "./", kind: tarFolder, sparse: -1}.encode()))
 		must(t, err)
-		must(t, w.add(indexLine{Folder: fileName("."), Count: 1, Object: root.ID, Size: root.Size, SHA256: root.SHA256}))
+		add(".", root)
 	}
-	must(t, w.add(indexLine{Folder: fileName(folder), Count: 1, Object: stored.ID, Size: stored.Size, SHA256: stored.SHA256}))
+	add(folder, stored)
+	end, err := f.Put(t.Context(), "end", bytes.NewReader(make([]byte, 2*tarBlock)))
+	must(t, err)
+	must(t, whole.entry(end.Size, string(end.ID)))
+	id, err := whole.commit()
+	must(t, err)
 	index, digest, err := w.commit(ArchiveStats{})
 	must(t, err)
-	return Archive{Index: index, Digest: digest}
+	return Archive{Object: Object{ID: id, Size: whole.size}, Index: index, Digest: digest}
 }
 
 func TestHostileArchives(t *testing.T) {
@@ -459,6 +472,10 @@ func TestArchiveDamage(t *testing.T) {
 	if _, err := r.RestoreArchive(t.Context(), archive, filepath.Join(t.TempDir(), "target"), RestoreOptions{}); !fault.Is(err, fault.Corrupt) {
 		t.Fatal(err)
 	}
+	must(t, os.Remove(path))
+	if _, _, err := r.ArchiveFolder(t.Context(), ArchiveConfig{Root: root, Base: &archive}); !fault.Is(err, fault.Corrupt) {
+		t.Fatal(err)
+	}
 	missing := archive
 	missing.Index.ID = "00112233445566778899aabbccddeeff"
 	if _, _, err := r.ArchiveFolder(t.Context(), ArchiveConfig{Root: root, Base: &missing}); !fault.Is(err, fault.Corrupt) {
@@ -468,7 +485,7 @@ func TestArchiveDamage(t *testing.T) {
 
 // FuzzArchiveIndex reads an index that anybody may have written.
 func FuzzArchiveIndex(f *testing.F) {
-	f.Add([]byte(`{"format":"muster-files","version":1}` + "\n" + `{"folder":".","count":1,"object":"00112233445566778899aabbccddeeff","size":512,"sha256":"` + strings.Repeat("0", 64) + `"}` + "\n" +
+	f.Add([]byte(`{"format":"muster-files","version":1}` + "\n" + `{"folder":".","count":1,"size":512,"sha256":"` + strings.Repeat("0", 64) + `"}` + "\n" +
 		`{"link":"x","inode":1,"target":""}` + "\n" + `{"end":{"folders":1,"entries":1,"digest":"x"}}` + "\n"))
 	f.Add([]byte(`{"format":"muster-files","version":2}` + "\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {

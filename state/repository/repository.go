@@ -357,6 +357,16 @@ func (r *Repository) reading(context.Context) (repo.Repository, error) {
 	return r.repo, nil
 }
 
+// contents is reading, content by content.
+func (r *Repository) contents() content.Reader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writer != nil {
+		return r.writer.ContentReader()
+	}
+	return r.repo.ContentReader()
+}
+
 // fail gives kopia's errors their kind.
 func (c Config) fail(op string, err error) error {
 	if err == nil {
