@@ -13,8 +13,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/kopia/kopia/repo/object"
-
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -72,9 +70,9 @@ type indexLine struct {
 	File   *rawName `json:"file,omitempty"`   // the path of a large file
 	State  string   `json:"state,omitempty"`
 	Count  int64    `json:"count,omitempty"` // entries of the segment
-	Object ID       `json:"object,omitempty"`
 	Size   int64    `json:"size,omitempty"`
 	SHA256 string   `json:"sha256,omitempty"`
+	offset int64    // in the tar; sizes tell it
 
 	Link   *rawName `json:"link,omitempty"` // a name in the folder above
 	Target *rawName `json:"target,omitempty"`
@@ -116,7 +114,7 @@ func (w *indexWriter) add(line indexLine) error {
 	if line.Link == nil {
 		var sum [sha256.Size]byte
 		if _, err := hex.Decode(sum[:], []byte(line.SHA256)); err != nil {
-			return fault.New("write index of archive", fault.Internal, string(line.Object), err)
+			return fault.New("write index of archive", fault.Internal, line.SHA256, err)
 		}
 		w.digest.add(sum)
 	}
@@ -143,7 +141,8 @@ type indexReader struct {
 	first  indexLine
 	folder string // of the last folder's line
 	begun  bool
-	inside bool // a link may follow
+	inside bool  // a link may follow
+	at     int64 // in the tar
 	digest *chunksDigest
 	end    *indexEnd
 }
@@ -222,6 +221,7 @@ func (x *indexReader) next() (indexLine, error) {
 	default:
 		return line, badIndex("a line that is neither of a folder, nor of a file or a link")
 	}
+	line.offset = x.at
 	return line, x.segment(line)
 }
 
@@ -230,9 +230,10 @@ func (x *indexReader) segment(line indexLine) error {
 	if n, err := hex.Decode(sum[:], []byte(line.SHA256[:min(len(line.SHA256), 64)])); err != nil || n != sha256.Size || len(line.SHA256) != 64 || strings.ToLower(line.SHA256) != line.SHA256 {
 		return badIndex("digest %.80q", line.SHA256)
 	}
-	if _, err := object.ParseID(string(line.Object)); err != nil || line.Size < tarBlock || line.Size > 1<<60 || line.Size%tarBlock != 0 || line.Count < 1 {
-		return badIndex("segment %.80q of %d bytes", line.Object, line.Size)
+	if line.Size < tarBlock || line.Size > 1<<60-x.at || line.Size%tarBlock != 0 || line.Count < 1 {
+		return badIndex("a segment of %d bytes with %d entries", line.Size, line.Count)
 	}
+	x.at += line.Size
 	x.digest.add(sum)
 	return nil
 }
@@ -284,180 +285,4 @@ func comparePaths(a, b string) int {
 		}
 	}
 	return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
-}
-
-// indexFolder is a folder of a base with its links and large files.
-type indexFolder struct {
-	line  indexLine
-	links []indexLine
-	files []indexLine
-}
-
-// indexCursor goes through a base's folders in the order of a walk. A nil one is a base without any.
-type indexCursor struct {
-	repo *Repository
-	file *Reader
-	in   *indexReader
-	read *indexLine   // the next folder's line
-	next *indexFolder // nil after the last one
-}
-
-// openBaseIndex checks a base's index and opens it. It is nil without a base, and for one of other
-// settings.
-func (r *Repository) openBaseIndex(ctx context.Context, config ArchiveConfig) (*indexCursor, error) {
-	if config.Base == nil {
-		return nil, nil
-	}
-	if err := r.checkIndex(ctx, *config.Base); err != nil {
-		return nil, err
-	}
-	file, in, err := r.openIndex(ctx, *config.Base)
-	if err != nil {
-		return nil, err
-	}
-	c := &indexCursor{repo: r, file: file, in: in}
-	if !slices.Equal(in.first.Exclude, config.Exclude) || in.first.OneFileSystem != config.OneFileSystem {
-		c.close()
-		return nil, nil
-	}
-	line, err := in.next()
-	if err != nil {
-		c.close()
-		return nil, r.indexFailed(err)
-	}
-	c.read = &line
-	return c, c.advance()
-}
-
-func (r *Repository) openIndex(ctx context.Context, archive Archive) (*Reader, *indexReader, error) {
-	file, err := r.Open(ctx, archive.Index.ID)
-	if err != nil {
-		return nil, nil, err
-	}
-	in, err := newIndexReader(file)
-	if err != nil {
-		file.Close()
-		return nil, nil, r.indexFailed(err)
-	}
-	return file, in, nil
-}
-
-func (r *Repository) indexFailed(err error) error {
-	return fault.New("read archive", fault.KindOf(r.config.fail("read", err)), "", err)
-}
-
-// checkIndex reads an index through and looks that the content of its segments is there.
-func (r *Repository) checkIndex(ctx context.Context, archive Archive) error {
-	file, in, err := r.openIndex(ctx, archive)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	from, err := r.reading(ctx)
-	if err != nil {
-		return err
-	}
-	for {
-		line, err := in.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return r.indexFailed(err)
-		}
-		if line.Link != nil {
-			continue
-		}
-		id, _ := object.ParseID(string(line.Object)) // next has parsed it
-		if _, err := from.VerifyObject(ctx, id); err != nil {
-			return r.config.fail("check base archive", err)
-		}
-	}
-	if in.end.Digest != archive.Digest {
-		return badIndex("its digest is %s, and the archive's %s", in.end.Digest, archive.Digest)
-	}
-	return nil
-}
-
-func (c *indexCursor) advance() error {
-	if c.read == nil {
-		c.next = nil
-		return nil
-	}
-	next := &indexFolder{line: *c.read}
-	c.read = nil
-	for {
-		line, err := c.in.next()
-		switch {
-		case errors.Is(err, io.EOF):
-			c.next = next
-			return nil
-		case err != nil:
-			return c.repo.indexFailed(err)
-		case line.Link != nil:
-			next.links = append(next.links, line)
-		case line.File != nil:
-			next.files = append(next.files, line)
-		default:
-			c.read, c.next = &line, next
-			return nil
-		}
-	}
-}
-
-// find returns a folder of the base, nil when the base lacks it. Folders are asked for in order.
-func (c *indexCursor) find(folder string) (*indexFolder, error) {
-	if c == nil {
-		return nil, nil
-	}
-	for c.next != nil && comparePaths(string(*c.next.line.Folder), folder) < 0 {
-		if err := c.advance(); err != nil {
-			return nil, err
-		}
-	}
-	if c.next == nil || string(*c.next.line.Folder) != folder {
-		return nil, nil
-	}
-	found := c.next
-	return found, c.advance()
-}
-
-// peek is the next folder, "" after the last one.
-func (c *indexCursor) peek() string {
-	if c == nil || c.next == nil {
-		return ""
-	}
-	return string(*c.next.line.Folder)
-}
-
-func (c *indexCursor) close() {
-	if c != nil {
-		c.file.Close()
-	}
-}
-
-// appendObject appends an object to a whole, content by content: an entry of an index is taken into
-// memory at once by whoever reads the whole.
-func (r *Repository) appendObject(ctx context.Context, whole *objectIndex, id ID, size int64) error {
-	inner, indirect := strings.CutPrefix(string(id), "I")
-	if !indirect {
-		return whole.entry(size, string(id))
-	}
-	index, err := r.Open(ctx, ID(inner))
-	if err != nil {
-		return err
-	}
-	defer index.Close()
-	end := int64(0)
-	err = eachEntry(index, func(e object.IndirectObjectEntry) error {
-		if e.Start != end || e.Length < 1 || strings.HasPrefix(e.Object.String(), "I") {
-			return fault.Newf("read index of object", fault.Corrupt, string(id), "an entry of %d bytes at %d", e.Length, e.Start)
-		}
-		end += e.Length
-		return whole.entry(e.Length, e.Object.String())
-	})
-	if err == nil && end != size {
-		err = fault.Newf("read index of object", fault.Corrupt, string(id), "it has %d bytes and should have %d", end, size)
-	}
-	return err
 }

@@ -39,7 +39,8 @@ type RestoreStats struct {
 // Errors: Exists for a folder that is not empty, Corrupt for an archive that is damaged or leads out of
 // itself, NoSpace, Denied.
 func (r *Repository) RestoreArchive(ctx context.Context, archive Archive, target string, options RestoreOptions) (RestoreStats, error) {
-	if err := r.checkIndex(ctx, archive); err != nil {
+	table, err := r.checkIndex(ctx, archive)
+	if err != nil {
 		return RestoreStats{}, err
 	}
 	root, err := openTarget(target, options)
@@ -47,7 +48,7 @@ func (r *Repository) RestoreArchive(ctx context.Context, archive Archive, target
 		return RestoreStats{}, err
 	}
 	defer root.close()
-	t := &restorer{repo: r, root: root.fd}
+	t := &restorer{tar: table, root: root.fd}
 	err = r.eachSegment(ctx, archive, func(ctx context.Context, folder string, line indexLine) error {
 		return t.segment(ctx, folder, line)
 	})
@@ -86,7 +87,7 @@ const lostFound = "lost+found" // what a fresh ext4 holds
 
 // restorer brings one archive back.
 type restorer struct {
-	repo *Repository
+	tar  *contentTable
 	root int
 
 	mu      sync.Mutex // guards what follows
@@ -101,7 +102,7 @@ func (t *restorer) segment(ctx context.Context, folder string, line indexLine) e
 		return fault.New("restore archive", kindOfFile(err), folder, err)
 	}
 	defer unix.Close(dir)
-	return t.repo.readSegment(ctx, folder, line, func(e archiveEntry) error {
+	return t.tar.readSegment(ctx, folder, line, func(e archiveEntry) error {
 		t.mu.Lock()
 		t.stats.Entries++
 		switch e.Typeflag {

@@ -30,7 +30,8 @@ type ArchiveReport struct {
 // VerifyArchive compares a folder with an archive: names, types, owners, modes, times, extended
 // attributes, hard links and content. A "lost+found" at the root may be there in addition.
 func (r *Repository) VerifyArchive(ctx context.Context, archive Archive, target string) (ArchiveReport, error) {
-	if err := r.checkIndex(ctx, archive); err != nil {
+	table, err := r.checkIndex(ctx, archive)
+	if err != nil {
 		return ArchiveReport{}, err
 	}
 	root, err := openRoot(target)
@@ -38,7 +39,7 @@ func (r *Repository) VerifyArchive(ctx context.Context, archive Archive, target 
 		return ArchiveReport{}, err
 	}
 	defer root.close()
-	c := &comparison{repo: r, root: root.fd}
+	c := &comparison{tar: table, root: root.fd}
 	if c.known, err = r.namesBelow(ctx, archive); err != nil {
 		return ArchiveReport{}, err
 	}
@@ -48,7 +49,7 @@ func (r *Repository) VerifyArchive(ctx context.Context, archive Archive, target 
 
 // comparison compares one folder with one archive.
 type comparison struct {
-	repo  *Repository
+	tar   *contentTable
 	root  int
 	known map[string]map[string]bool // folders and large files, by the folder that they lie in
 
@@ -100,7 +101,7 @@ func (c *comparison) segment(ctx context.Context, folder string, line indexLine)
 	}
 	defer unix.Close(dir)
 	names := map[string]bool{}
-	err = c.repo.readSegment(ctx, folder, line, func(e archiveEntry) error {
+	err = c.tar.readSegment(ctx, folder, line, func(e archiveEntry) error {
 		names[e.name] = true
 		if err := c.entry(dir, e); err != nil {
 			return fault.New("compare with archive", kindOfFile(err), e.path, err)

@@ -3,9 +3,6 @@ package repository
 import (
 	"context"
 
-	"github.com/kopia/kopia/repo/blob"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -33,41 +30,13 @@ func (r *Repository) openBase(ctx context.Context, name string, base *Image) (*b
 	return &baseCursor{repo: r, name: name, file: file, list: list, size: base.Object.Size}, nil
 }
 
-// checkBase looks that all content of a base is there. Where a flipped bit is, only reading would tell;
-// that is for the verification of recovery points.
+// checkBase looks that all content of a base is there.
 func (r *Repository) checkBase(ctx context.Context, name string, base Image) error {
-	from := r.repo.ContentReader()
-	packs := map[blob.ID]int64{} // how long each must be at least
-	err := r.checkList(ctx, name, base, func(c chunk) error {
-		id, _, _ := c.id.ContentID() // the list holds direct ones alone
-		info, err := from.ContentInfo(ctx, id)
-		if err != nil {
-			return r.config.fail("look for "+id.String(), err)
-		}
-		if info.Deleted {
-			return fault.Newf("look for content", fault.NotFound, id.String(), "maintenance is removing it: no recovery point used it any more")
-		}
-		packs[info.PackBlobID] = max(packs[info.PackBlobID], int64(info.PackOffset)+int64(info.PackedLength))
-		return nil
-	})
-	if err != nil {
+	p := r.newPresence(name)
+	if err := r.checkList(ctx, name, base, func(c chunk) error { return p.add(ctx, c.id) }); err != nil {
 		return err
 	}
-	looking, ctx := errgroup.WithContext(ctx)
-	looking.SetLimit(imageParallel())
-	for id, length := range packs {
-		looking.Go(func() error {
-			found, err := r.repo.BlobReader().GetMetadata(ctx, id)
-			if err != nil {
-				return fault.New("check base image", fault.KindOf(r.config.fail("look at blob", err)), name, err)
-			}
-			if found.Length < length {
-				return fault.Newf("check base image", fault.Corrupt, name, "blob %s has %d bytes, and %d are needed", id, found.Length, length)
-			}
-			return nil
-		})
-	}
-	return looking.Wait()
+	return p.check(ctx)
 }
 
 // run returns the base's chunk at an index and how many like it follow, at most so many. Indexes ascend.
