@@ -29,7 +29,7 @@ func suiteConfig(front *moto.Front, fresh func() (providers.Provider, error)) co
 	}
 	volumes := &attached{front: front}
 	return conformance.Config{
-		Open: open(home), Unconfigured: fresh, Size: testUnit, Zone: zone,
+		Open: open(home), Unconfigured: fresh, Contents: []providers.Content{providers.ContentBlocks}, Size: testUnit, Zone: zone,
 		CopyTarget: map[string]string{"region": away}, OpenCopies: open(away),
 		Machine: &providers.MachineRequest{Name: "node-1", Parameters: map[string]string{"image": "ami-12345678", "type": "m5.large"}},
 		PV:      pvOf, Volumes: volumes.make, Fill: volumes.fill,

@@ -81,7 +81,7 @@ func failed(op, subject string, err error, now func() time.Time) error {
 		return withoutAnswer(op, subject, err)
 	}
 	kind, advice := kindOf(api.ErrorCode())
-	if skew, ok := skewOf(err, now); ok && kind == fault.Denied && skew.Abs() > 4*time.Minute {
+	if skew, ok := skewOf(err, now); ok && kind == fault.Denied && skew.Abs() > maxSkew {
 		advice = fmt.Sprintf("this host's clock is %s AWS's: set it (chrony, timesyncd)", aheadOrBehind(skew))
 	}
 	if advice != "" {
@@ -113,6 +113,9 @@ func requestID(err error) string {
 	}
 	return ""
 }
+
+// maxSkew is how far off AWS lets a clock be, less a minute.
+const maxSkew = 4 * time.Minute
 
 // skewOf is how far this host's clock is ahead of the one in AWS's answer.
 func skewOf(err error, now func() time.Time) (time.Duration, bool) {
