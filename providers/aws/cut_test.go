@@ -90,15 +90,15 @@ func cutEverywhere(t *testing.T, front *moto.Front, j job) {
 		if again, err := j.do(t.Context(), openProvider(t, front, nil), token); err != nil || again != first {
 			t.Errorf("cut behind call %d: %s, then %s: %v", n, first, again, err)
 		}
-		if made := everything(t, front, token); len(made) != strings.Count(first, "-") {
+		if made := carrying(t, front, token); len(made) != strings.Count(first, "-") {
 			t.Errorf("cut behind call %d of %s: there are %q; expected %s", n, j.name, made, first)
 		}
 	}
 }
 
-// everything is what carries a token, in both regions, past the provider. A machine's own volumes do not
+// carrying is what carries a token, in both regions, past the provider. A machine's own volumes do not
 // count, nor does its image.
-func everything(t *testing.T, front *moto.Front, token string) []string {
+func carrying(t *testing.T, front *moto.Front, token string) []string {
 	t.Helper()
 	var made []string
 	for _, region := range []string{home, away} {

@@ -87,7 +87,7 @@ func failed(op, subject string, err error, now func() time.Time) error {
 	if advice != "" {
 		advice = ": " + advice
 	}
-	return fault.Newf(op, kind, subject, "%s: %s%s%s", api.ErrorCode(), message(api.ErrorMessage()), requestID(err), advice)
+	return fault.New(op, kind, subject, &refusal{api.ErrorCode() + ": " + message(api.ErrorMessage()) + requestID(err) + advice, err})
 }
 
 // withoutAnswer is for calls that AWS did not answer: no credentials, or no way.
@@ -143,3 +143,12 @@ func isNotFound(err error) bool {
 	kind, _ := kindOf(code(err))
 	return code(err) != "" && kind == fault.NotFound
 }
+
+// refusal is AWS's error with a text of ours; what it was stays to be looked at.
+type refusal struct {
+	text  string
+	cause error
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.cause }
