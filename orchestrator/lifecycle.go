@@ -107,7 +107,7 @@ func taskTable() fsm.Events {
 		{Name: StepSkipped, Src: stopped, Dst: TaskSkipped},
 		{Name: StepBlocked, Src: []string{TaskPending}, Dst: TaskBlocked},
 		{Name: StepReset, Src: []string{TaskFailed, TaskInterrupted, TaskBlocked}, Dst: TaskPending},
-		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted, TaskPending}, Dst: TaskUndone},
+		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted, TaskPending, TaskSkipped}, Dst: TaskUndone},
 	}
 }
 

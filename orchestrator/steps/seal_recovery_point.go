@@ -77,7 +77,7 @@ func (s *SealRecoveryPoint) seal(ctx context.Context, run *orchestrator.Run, sou
 func sealLayers(source sealSource) (repository.Manifest, []repository.Subtree, error) {
 	var manifest repository.Manifest
 	var subtrees []repository.Subtree
-	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces} {
+	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes} {
 		more, err := gather(source, &manifest)
 		if err != nil {
 			return manifest, nil, err
@@ -161,10 +161,13 @@ func sealInstant(m repository.Manifest) (time.Time, float64) {
 	for _, machine := range m.Machines {
 		times = append(times, machine.Taken)
 	}
+	for _, volume := range m.Volumes {
+		times = append(times, volume.Instant)
+	}
 	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	instant := times[0]
 	if instants == 0 {
-		instant = first // a point of machines alone is as old as the oldest of them
+		instant = first // a point of machines and volumes alone is as old as the oldest of them
 	}
 	return instant.UTC(), last.Sub(first).Seconds()
 }
@@ -230,6 +233,14 @@ func sealedContents(m repository.Manifest) []repository.Content {
 		out = append(out, machine.Rootfs)
 		for _, device := range machine.Devices {
 			out = append(out, device.Image)
+		}
+	}
+	for _, volume := range m.Volumes {
+		if volume.Image != nil {
+			out = append(out, volume.Image.Image, volume.Image.Chunks)
+		}
+		if volume.Files != nil {
+			out = append(out, volume.Files.Archive, volume.Files.Index)
 		}
 	}
 	return out
