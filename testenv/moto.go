@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 )
 
@@ -9,11 +10,20 @@ import (
 // every package in it. It comes from PyPI once and stays in the lab's cache. Run it as
 // `<folder>/bin/python -m moto.server`: the other programs in it know the folder's name of its making.
 func Moto(ctx context.Context) (string, error) {
-	b, unlock, err := newBuilder(func(string, ...any) {})
+	cache, err := CacheDir()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	// A lock of its own: it does not wait for minutes until Kubernetes is built.
+	unlock, err := lock(filepath.Join(cache, "moto.lock"))
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
+	b := &builder{cache, func(string, ...any) {}}
 	source := filepath.Join(sourceDir(), "moto")
 	key, err := digest(source, "requirements.txt")
 	if err != nil {

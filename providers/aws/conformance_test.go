@@ -16,7 +16,7 @@ import (
 	"github.com/musterdr/muster/testenv/moto"
 )
 
-// suiteConfig is the suite's for AWS. Volumes have 8 MiB where AWS has a GiB.
+// suiteConfig is the suite's for AWS.
 func suiteConfig(front *moto.Front, fresh func() (providers.Provider, error)) conformance.Config {
 	open := func(region string) func(context.Context) (providers.Provider, error) {
 		return func(ctx context.Context) (providers.Provider, error) {
@@ -29,7 +29,7 @@ func suiteConfig(front *moto.Front, fresh func() (providers.Provider, error)) co
 	}
 	volumes := &attached{front: front}
 	return conformance.Config{
-		Open: open(home), Unconfigured: fresh, Size: testUnit, Zone: zone,
+		Open: open(home), Unconfigured: fresh, Contents: []providers.Content{providers.ContentBlocks}, Size: gib, Zone: zone,
 		CopyTarget: map[string]string{"region": away}, OpenCopies: open(away),
 		Machine: &providers.MachineRequest{Name: "node-1", Parameters: map[string]string{"image": "ami-12345678", "type": "m5.large"}},
 		PV:      pvOf, Volumes: volumes.make, Fill: volumes.fill,
@@ -60,7 +60,7 @@ func (a *attached) make(ctx context.Context, _ providers.Content, n int) ([]prov
 	if err != nil {
 		return nil, err
 	}
-	p := New(testConfig())
+	p := New(suiteSettings())
 	if err := p.Configure(ctx, settingsFor(a.front, nil)); err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (a *attached) fill(_ context.Context, v providers.Volume, offset int64, dat
 
 func TestConformance(t *testing.T) {
 	front := needAWS(t)
-	conformancetest.Run(t, suiteConfig(front, func() (providers.Provider, error) { return New(testConfig()), nil }))
+	conformancetest.Run(t, suiteConfig(front, func() (providers.Provider, error) { return New(suiteSettings()), nil }))
 }
 
 // TestConformanceOverGRPC runs over real gRPC in this process.
@@ -110,4 +110,11 @@ func TestConformanceKilled(t *testing.T) {
 	config.KillAfter = []time.Duration{0, 15 * time.Millisecond, 40 * time.Millisecond}
 	config.Only = []string{"killed-"}
 	conformancetest.Run(t, config)
+}
+
+// suiteSettings are those of tests whose volumes have the size of AWS's smallest.
+func suiteSettings() Config {
+	config := testConfig()
+	config.unit = gib
+	return config
 }

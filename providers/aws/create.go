@@ -112,6 +112,12 @@ func (p *provider) makeVolume(ctx context.Context, op string, request providers.
 	for dead := ""; ; {
 		input.ClientToken = aws.String(clientToken(request.Token, "volume", dead))
 		out, err := p.home.ec2.CreateVolume(ctx, input)
+		if code(err) == "IdempotentParameterMismatch" {
+			// Another process of the same token may have made it meanwhile, from another snapshot of the content.
+			if made, ok, findErr := p.volumeOf(ctx, op, request.Token, sum); ok || findErr != nil {
+				return made, findErr
+			}
+		}
 		if err != nil {
 			return providers.Volume{}, p.fail(op, zone, err)
 		}

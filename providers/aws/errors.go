@@ -81,13 +81,13 @@ func failed(op, subject string, err error, now func() time.Time) error {
 		return withoutAnswer(op, subject, err)
 	}
 	kind, advice := kindOf(api.ErrorCode())
-	if skew, ok := skewOf(err, now); ok && kind == fault.Denied && skew.Abs() > 4*time.Minute {
+	if skew, ok := skewOf(err, now); ok && kind == fault.Denied && skew.Abs() > maxSkew {
 		advice = fmt.Sprintf("this host's clock is %s AWS's: set it (chrony, timesyncd)", aheadOrBehind(skew))
 	}
 	if advice != "" {
 		advice = ": " + advice
 	}
-	return fault.Newf(op, kind, subject, "%s: %s%s%s", api.ErrorCode(), message(api.ErrorMessage()), requestID(err), advice)
+	return fault.New(op, kind, subject, &refusal{api.ErrorCode() + ": " + message(api.ErrorMessage()) + requestID(err) + advice, err})
 }
 
 // withoutAnswer is for calls that AWS did not answer: no credentials, or no way.
@@ -113,6 +113,9 @@ func requestID(err error) string {
 	}
 	return ""
 }
+
+// maxSkew is how far off AWS lets a clock be, less a minute.
+const maxSkew = 4 * time.Minute
 
 // skewOf is how far this host's clock is ahead of the one in AWS's answer.
 func skewOf(err error, now func() time.Time) (time.Duration, bool) {
@@ -140,3 +143,12 @@ func isNotFound(err error) bool {
 	kind, _ := kindOf(code(err))
 	return code(err) != "" && kind == fault.NotFound
 }
+
+// refusal is AWS's error with a text of ours; what it was stays to be looked at.
+type refusal struct {
+	text  string
+	cause error
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.cause }

@@ -40,7 +40,7 @@ func open(op string, h providers.Handle, prefix string) (identity, error) {
 		return id, fault.Newf(op, fault.Invalid, h.Provider, "this handle is of another provider")
 	}
 	if h.Version != handleVersion {
-		return id, fault.Newf(op, fault.Unsupported, name, "handle of version %d, and this program knows %d: update it", h.Version, handleVersion)
+		return id, fault.Newf(op, fault.Invalid, name, "handle of version %d, and this program knows %d: update it", h.Version, handleVersion)
 	}
 	if err := json.Unmarshal(h.State, &id); err != nil {
 		return id, fault.New(op, fault.Invalid, name, err)

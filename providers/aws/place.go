@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -30,6 +31,39 @@ type place struct {
 	pace    *pace
 }
 
+// renewal fetches new credentials for all calls of a place that find theirs expired.
+type renewal struct {
+	cache *aws.CredentialsCache
+	now   func() time.Time
+	mu    sync.Mutex
+	at    time.Time // when they last became others
+}
+
+// fresh is how long new credentials explain that older ones are refused: calls were on the way.
+const fresh = time.Minute
+
+// renewed asks the chain anew, and reports whether it gives others than before, or has just done so.
+func (r *renewal) renewed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.at.IsZero() && r.now().Sub(r.at) < fresh {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	before, err := r.cache.Retrieve(ctx)
+	if err != nil {
+		return false
+	}
+	r.cache.Invalidate()
+	after, err := r.cache.Retrieve(ctx)
+	if err != nil || after.AccessKeyID == before.AccessKeyID && after.SessionToken == before.SessionToken {
+		return false
+	}
+	r.at = r.now()
+	return true
+}
+
 // place gives the clients of a region, with the rights of a role when one is named.
 func (p *provider) place(ctx context.Context, region, roleARN string) (*place, error) {
 	key := region + " " + roleARN
@@ -53,7 +87,8 @@ func (p *provider) newPlace(ctx context.Context, region, roleARN string) (*place
 	made := &place{region: region, unit: p.config.unit, role: roleARN, pace: newPace(p.settings.Parallel)}
 	cache := aws.NewCredentialsCache(p.chain(region, roleARN))
 	base := aws.Config{Region: region, Credentials: cache}
-	base.Retryer = func() aws.Retryer { return newRetryer(cache, made.pace, p.config.Backoff) }
+	renew := &renewal{cache: cache, now: p.config.Now}
+	base.Retryer = func() aws.Retryer { return newRetryer(renew, made.pace, p.config.Backoff) }
 	at := p.settings.Endpoints
 	if region != p.settings.Region && !loopback(at) {
 		at = endpoints{} // an interface endpoint serves its own region
@@ -126,17 +161,17 @@ const attempts = 8
 // when AWS says that these have expired.
 type retryer struct {
 	aws.RetryerV2
-	cache *aws.CredentialsCache
+	renew *renewal
 	pace  *pace
 }
 
-func newRetryer(cache *aws.CredentialsCache, pace *pace, backoff time.Duration) aws.Retryer {
+func newRetryer(renew *renewal, pace *pace, backoff time.Duration) aws.Retryer {
 	adaptive := retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 		o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) {
 			s.MaxAttempts, s.MaxBackoff = attempts, backoff
 		})
 	})
-	return &retryer{adaptive, cache, pace}
+	return &retryer{adaptive, renew, pace}
 }
 
 // IsErrorRetryable implements aws.Retryer.
@@ -149,23 +184,14 @@ func (r *retryer) IsErrorRetryable(err error) bool {
 		r.pace.throttled()
 		return true
 	}
-	if slices.Contains(expiries, e.ErrorCode()) && r.renewed() {
-		return true
+	if slices.Contains(expiries, e.ErrorCode()) {
+		// The SDK signs the next attempt by AWS's clock, but does not count this code among those of a wrong one.
+		if skew, ok := skewOf(err, r.renew.now); ok && skew.Abs() > maxSkew {
+			return true
+		}
+		return r.renew.renewed()
 	}
 	return r.RetryerV2.IsErrorRetryable(err)
-}
-
-// renewed fetches credentials anew and reports whether they are others than before.
-func (r *retryer) renewed() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	before, err := r.cache.Retrieve(ctx)
-	if err != nil {
-		return false
-	}
-	r.cache.Invalidate()
-	after, err := r.cache.Retrieve(ctx)
-	return err == nil && (after.AccessKeyID != before.AccessKeyID || after.SessionToken != before.SessionToken)
 }
 
 // placeOf gives the clients that reach what a handle names.

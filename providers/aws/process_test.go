@@ -25,7 +25,7 @@ func serveForTest() (bool, int) {
 	if os.Getenv(handshake.MagicCookieKey) != handshake.MagicCookieValue {
 		return false, 0
 	}
-	return true, rpc.Serve(New(testConfig()))
+	return true, rpc.Serve(New(suiteSettings()))
 }
 
 // remote serves the provider over real gRPC in this process.
@@ -33,7 +33,7 @@ func remote(t *testing.T) providers.Provider {
 	t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := rpc.NewServer(nil)
-	rpc.Register(server, New(testConfig()), rpc.Protocols())
+	rpc.Register(server, New(suiteSettings()), rpc.Protocols())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	options := append(rpc.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,12 +140,15 @@ func TestExpiredCredentials(t *testing.T) {
 	front := needAWS(t)
 	p := openProvider(t, front, nil)
 	s, content := prepared(t, front, p)
-	got := 0
+	var once sync.Once
 	front.After(func(c moto.Call) {
-		if got++; c.Action == "GetSnapshotBlock" && got > 2 {
+		if c.Action != "GetSnapshotBlock" {
+			return
+		}
+		once.Do(func() {
 			writeCredentials(t, os.Getenv("AWS_SHARED_CREDENTIALS_FILE"), "lab-renewed")
 			front.Expire("lab-access")
-		}
+		})
 	})
 	if read, err := readAll(t, p, s); err != nil || !bytes.Equal(read, content) {
 		t.Fatalf("credentials that were renewed in the middle: %v", err)
@@ -195,7 +199,10 @@ func TestExpiredTokens(t *testing.T) {
 	}
 	seen := 0
 	front.After(func(c moto.Call) {
-		if seen++; c.Action == "GetSnapshotBlock" && seen == 4 {
+		if c.Action != "GetSnapshotBlock" {
+			return
+		}
+		if seen++; seen == 4 {
 			front.Content.ExpireTokens()
 		}
 	})
@@ -227,7 +234,10 @@ func TestDeletedBySomebody(t *testing.T) {
 	next := must(p.Snapshot(t.Context(), providers.SnapshotRequest{Token: "s2", Volumes: []providers.Handle{v.Handle}})).Snapshots[0]
 	seen := 0
 	front.After(func(c moto.Call) {
-		if seen++; c.Action == "GetSnapshotBlock" && seen == 3 {
+		if c.Action != "GetSnapshotBlock" {
+			return
+		}
+		if seen++; seen == 3 {
 			must(front.EC2(home).DeleteSnapshot(context.Background(), &ec2.DeleteSnapshotInput{SnapshotId: aws.String(s.ID)}))
 			front.Content.DropSnapshot(s.ID)
 		}

@@ -74,7 +74,7 @@ func (w *writing) write(ctx context.Context, source providers.Source) (providers
 	if !ok {
 		if found == nil || found.State != types.SnapshotStateCompleted {
 			if found, err = w.fill(ctx, dead, source); err != nil {
-				return providers.Volume{}, err
+				return w.overtaken(ctx, err)
 			}
 		}
 		if made, err = w.makeVolume(ctx, opWrite, w.request.CreateRequest, aws.ToString(found.SnapshotId), w.sum); err != nil {
@@ -85,6 +85,21 @@ func (w *writing) write(ctx context.Context, source providers.Source) (providers
 		return made, nil
 	}
 	return made, w.dropSnapshot(ctx, opWrite, w.home, aws.ToString(found.SnapshotId))
+}
+
+// overtaken looks, after a failure, whether another process of the same token has made the volume meanwhile:
+// it completes the snapshot, and deletes it, under our hands.
+func (w *writing) overtaken(ctx context.Context, cause error) (providers.Volume, error) {
+	if kind := fault.KindOf(cause); ctx.Err() != nil || kind != fault.Invalid && kind != fault.NotFound && kind != fault.Transient {
+		return providers.Volume{}, cause
+	}
+	if made, ok, err := w.volumeOf(ctx, opWrite, w.request.Token, w.sum); ok && err == nil {
+		return made, nil
+	}
+	if kind := fault.KindOf(cause); reason(cause) == ebstypes.ValidationExceptionReasonInvalidSnapshotId || kind == fault.NotFound {
+		return providers.Volume{}, fault.Newf(opWrite, fault.Busy, w.request.Token, "another process works with the same token: %w", cause)
+	}
+	return providers.Volume{}, cause
 }
 
 // find gives the snapshot that the token began, and the IDs of those that failed, which it deletes: a new

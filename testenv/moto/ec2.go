@@ -142,7 +142,10 @@ func (f *Front) correct(item *node) {
 		}
 	}
 	id := item.value("snapshotId")
-	if state, _, known := f.Content.Describe(id); known && item.child("startTime") != nil {
+	if item.child("startTime") == nil {
+		return // no snapshot, but what was made from one
+	}
+	if state, _, known := f.Content.Describe(id); known {
 		item.set("status", string(state))
 		if state == ebsdirect.Pending {
 			item.set("progress", "42%")
@@ -150,6 +153,9 @@ func (f *Front) correct(item *node) {
 	}
 	if f.world.copies[id] {
 		item.set("volumeId", "vol-ffffffff")
+	}
+	if key := f.world.keys[id]; key != "" {
+		item.set("kmsKeyId", key)
 	}
 }
 

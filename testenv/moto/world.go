@@ -19,6 +19,7 @@ type world struct {
 	owners map[string]string            // snapshot → account
 	shared map[string]map[string]bool   // snapshot → accounts
 	copies map[string]bool              // snapshots whose volume is nobody's
+	keys   map[string]string            // snapshot → the key it is encrypted with
 	images map[string]string            // image → snapshot of its root
 	names  map[string]string            // region/name → image
 	tokens map[string]remembered        // client token → answer
@@ -30,7 +31,7 @@ type remembered struct{ form, answer string }
 
 func newWorld() world {
 	return world{
-		owners: map[string]string{}, shared: map[string]map[string]bool{}, copies: map[string]bool{}, images: map[string]string{},
+		owners: map[string]string{}, shared: map[string]map[string]bool{}, copies: map[string]bool{}, keys: map[string]string{}, images: map[string]string{},
 		names: map[string]string{}, tokens: map[string]remembered{}, fast: map[string]map[string]string{},
 	}
 }
@@ -91,7 +92,7 @@ func (f *Front) makeSnapshot(ctx context.Context, region, access string, start e
 		return "", "", err
 	}
 	id = aws.ToString(made.SnapshotId)
-	f.world.owners[id], f.world.copies[id] = owner, true
+	f.world.owners[id], f.world.copies[id], f.world.keys[id] = owner, true, start.KMSKey
 	_, err = client.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: volume.VolumeId})
 	return id, owner, err
 }
