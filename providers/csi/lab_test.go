@@ -191,6 +191,7 @@ func TestFilesystemComesBack(t *testing.T) {
 	must(t, c.kube.CoreV1().Namespaces().Delete(t.Context(), after.namespace, metav1.DeleteOptions{}))
 	must(t, awaitGone(t.Context(), wait{op: "test", subject: "pod", within: Duration(2 * time.Minute)}, c.kube.CoreV1().PersistentVolumeClaims(after.namespace), "data", nil))
 	must(t, c.kube.CoreV1().PersistentVolumes().Delete(t.Context(), fresh.Name, metav1.DeleteOptions{}))
+	must(t, awaitGone(t.Context(), wait{op: "test", subject: fresh.Name, within: Duration(time.Minute)}, c.kube.CoreV1().PersistentVolumes(), fresh.Name, nil))
 	must(t, p.DeleteVolume(t.Context(), restored.Handle))
 	if _, err := p.Volume(t.Context(), restored.Handle); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a deleted volume is described: %v", err)
