@@ -123,6 +123,8 @@ spec: {address: "%s:6443", audience: %s, caCert: %s}}`, CSIDriver, csiMetadataNa
 
 // csiStart starts what the driver's pods would run. It all ends with the machine.
 const csiStart = `
+[ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
+for i in $(seq 0 255); do [ -e /dev/loop$i ] || mknod /dev/loop$i b 7 $i; done
 mkdir -p /var/lib/kubelet/plugins/labcsi
 run() { name=$1; shift; setsid "$name" --kubeconfig /etc/kubernetes/admin.conf "$@" >"/var/log/$name.log" 2>&1 </dev/null & }
 run driver --node %[1]s --dir /var/lib/kubelet/plugins/labcsi --socket %[2]s --metadata %[3]s --tls /etc/labcsi

@@ -70,7 +70,7 @@ func (p *Provider) createAlias(ctx context.Context, op, name string, v volumeSta
 		}
 		return c.Status.Phase == corev1.ClaimBound, nil
 	})
-	return err
+	return vanished(op, name, err)
 }
 
 // removeAlias removes an alias; the volume stays.

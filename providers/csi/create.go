@@ -39,7 +39,7 @@ func (p *Provider) Create(ctx context.Context, request providers.CreateRequest) 
 	}
 	volume, err := p.provision(ctx, op, v, nil)
 	if err != nil {
-		err = errors.Join(err, p.abandon(ctx, op, v))
+		err = errors.Join(err, p.abandon(ctx, op, v, err))
 	}
 	return volume, err
 }
@@ -185,7 +185,7 @@ func (p *Provider) boundVolume(ctx context.Context, op, claim string) (*corev1.P
 		return c.Status.Phase == corev1.ClaimBound, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, vanished(op, claim, err)
 	}
 	pv, err := p.kube.CoreV1().PersistentVolumes().Get(ctx, bound.Spec.VolumeName, metav1.GetOptions{})
 	if err != nil {
@@ -297,9 +297,18 @@ func (p *Provider) detached(ctx context.Context) (context.Context, context.Cance
 	return context.WithTimeout(context.WithoutCancel(ctx), time.Duration(p.settings.DeleteTimeout))
 }
 
-// abandon removes what a failed call made, unless the caller has given up: then the token finds it.
-func (p *Provider) abandon(ctx context.Context, op string, v plan) error {
-	if ctx.Err() != nil {
+// vanished makes of a claim that is gone in the middle of a call what it is: another process serves the token.
+func vanished(op, subject string, err error) error {
+	if fault.Is(err, fault.NotFound) {
+		return fault.Newf(op, fault.Busy, subject, "another process serves the same token; try again: %w", err)
+	}
+	return err
+}
+
+// abandon removes what a failed call made. It does not when the caller has given up, or when what failed may
+// be because another process took the token over: then the next call finds it.
+func (p *Provider) abandon(ctx context.Context, op string, v plan, failed error) error {
+	if ctx.Err() != nil || fault.KindOf(failed).Retryable() {
 		return nil
 	}
 	ctx, cancel := p.detached(ctx)

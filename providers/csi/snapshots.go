@@ -137,7 +137,7 @@ func (p *Provider) take(ctx context.Context, op string, members []member, atomic
 	defer func() {
 		cleaning, cancel := p.detached(ctx)
 		defer cancel()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !fault.Is(err, fault.Busy) {
 			err = errors.Join(err, p.removeTaken(cleaning, op, members))
 		}
 		if problem := p.releaseClaims(cleaning, op, members); err == nil {
@@ -223,7 +223,7 @@ func (p *Provider) awaitSnapshot(ctx context.Context, op string, m member) (*sna
 		return false, lastingProblem(op, m.volume.id(), problem)
 	})
 	if err != nil {
-		return nil, err
+		return nil, vanished(op, m.volume.id(), err)
 	}
 	return p.awaitContent(ctx, w, *named.Status.BoundVolumeSnapshotContentName, m.record, &problem)
 }

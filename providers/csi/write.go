@@ -69,7 +69,7 @@ func (p *Provider) Write(ctx context.Context, request providers.WriteRequest, so
 		return p.fill(ctx, op, mover, v.size, false, source)
 	})
 	if err != nil {
-		err = errors.Join(err, p.abandon(ctx, op, v))
+		err = errors.Join(err, p.abandon(ctx, op, v, err))
 	}
 	return volume, err
 }
@@ -81,6 +81,9 @@ func (p *Provider) removeHalf(ctx context.Context, op string, v plan) error {
 		return wrap(op, "PersistentVolumes", err)
 	}
 	for i := range list.Items {
+		if r, ok := recordOf(&list.Items[i]); ok && !r.Incomplete {
+			continue
+		}
 		if err := p.deleteRecord(ctx, op, &list.Items[i]); err != nil {
 			return err
 		}

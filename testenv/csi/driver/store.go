@@ -140,12 +140,12 @@ func (s *store) deleteVolume(id string) error {
 	return s.remove("volumes", id)
 }
 
-// createSnapshots copies volumes while none of them changes its files' names; writers go on.
+// createSnapshots copies volumes as they are at one instant; writers go on.
 func (s *store) createSnapshots(names, volumes []string, group string) ([]thing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	taken := time.Now()
-	var out []thing
+	var out, fresh []thing
 	for i, name := range names {
 		id := idOf("snap-", name)
 		if t, err := s.get("snapshots", id); err == nil {
@@ -159,22 +159,54 @@ func (s *store) createSnapshots(names, volumes []string, group string) ([]thing,
 		if err != nil {
 			return nil, err
 		}
-		image := s.image("volumes", volume.ID)
-		for _, device := range loops(image) {
-			if err := flush(device); err != nil {
-				return nil, err
-			}
-		}
-		if err := command("cp", "--sparse=always", image, s.image("snapshots", id)); err != nil {
-			return nil, err
-		}
 		t := thing{ID: id, Name: name, Size: volume.Size, Source: volume.ID, Group: group, Taken: taken}
+		fresh = append(fresh, t)
+		out = append(out, t)
+	}
+	if err := s.copyAtOnce(fresh); err != nil {
+		return nil, err
+	}
+	for _, t := range fresh {
 		if err := s.put("snapshots", t); err != nil {
 			return nil, err
 		}
-		out = append(out, t)
 	}
 	return out, nil
+}
+
+// copyAtOnce copies volumes that are written to. When all are equal to their copies after all were copied, there
+// was an instant at which all were what the copies are.
+func (s *store) copyAtOnce(snapshots []thing) error {
+	for range 100 {
+		for _, t := range snapshots {
+			if err := s.flushed(t.Source); err != nil {
+				return err
+			}
+			if err := command("cp", "--sparse=always", s.image("volumes", t.Source), s.image("snapshots", t.ID)); err != nil {
+				return err
+			}
+		}
+		same := true
+		for _, t := range snapshots {
+			if err := s.flushed(t.Source); err != nil {
+				return err
+			}
+			same = same && exec.Command("cmp", "-s", s.image("volumes", t.Source), s.image("snapshots", t.ID)).Run() == nil
+		}
+		if same {
+			return nil
+		}
+	}
+	return status.Error(codes.Aborted, "the volumes are written to without a pause")
+}
+
+func (s *store) flushed(volume string) error {
+	for _, device := range loops(s.image("volumes", volume)) {
+		if err := flush(device); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flush writes what the kernel still holds of a device: a filesystem's pages first.
