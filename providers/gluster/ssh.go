@@ -206,7 +206,7 @@ type outcome struct {
 const supervisor = `exec 3<&0 </dev/null
 setsid /bin/sh -c "$@" 3<&- &
 job=$!
-{ cat <&3; kill -TERM -- -$job; sleep 2; kill -KILL -- -$job; } >/dev/null 2>&1 &
+{ cat <&3; kill -s TERM -- -$job; sleep 2; kill -s KILL -- -$job; } >/dev/null 2>&1 &
 watch=$!
 wait $job
 status=$?
