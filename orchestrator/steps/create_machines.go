@@ -100,7 +100,7 @@ func (s *CreateMachines) Do(ctx context.Context, run *orchestrator.Run, _ orches
 	}
 	request := s.request(run, described)
 	for _, id := range described.VolumeIDs {
-		disk, made, err := s.disk(ctx, run, provider, manifest, captured.Storage, id)
+		disk, made, err := s.disk(ctx, run, provider, manifest, captured, id)
 		if fault.Is(err, fault.NotFound) {
 			run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Lost, Layer: "machines", Subject: described.Name + " " + id, Text: "its disk comes back empty, or not at all: " + err.Error()})
 			continue
@@ -141,13 +141,13 @@ func (s *CreateMachines) request(run *orchestrator.Run, described providers.Mach
 }
 
 // disk finds a snapshot with a volume's content at the target, or makes one from the repository.
-func (s *CreateMachines) disk(ctx context.Context, run *orchestrator.Run, provider providers.Provider, manifest repository.Manifest, storage, id string) (snapshot providers.Handle, made bool, _ error) {
-	i := slices.IndexFunc(manifest.Volumes, func(v repository.VolumeLayer) bool { return v.Storage == storage && v.ID == id })
+func (s *CreateMachines) disk(ctx context.Context, run *orchestrator.Run, provider providers.Provider, manifest repository.Manifest, captured repository.CloudMachine, id string) (snapshot providers.Handle, made bool, _ error) {
+	i := slices.IndexFunc(manifest.Volumes, func(v repository.VolumeLayer) bool { return v.Storage == captured.Storage && v.ID == id })
 	if i < 0 {
 		return providers.Handle{}, false, fault.Newf("find volume", fault.NotFound, id, "the recovery point does not hold it")
 	}
 	layer := manifest.Volumes[i]
-	found, err := presentSnapshot(ctx, provider, layer)
+	found, err := presentSnapshot(ctx, provider, layer, s.targetOf(captured))
 	if err == nil || !fault.Is(err, fault.NotFound) || layer.Image == nil {
 		return found.Handle, false, err
 	}

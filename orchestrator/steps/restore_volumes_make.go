@@ -52,7 +52,7 @@ func (r *volumeRestore) make(ctx context.Context) (restoredVolume, error) {
 
 // clone makes the volume of the snapshot, or of a copy of it, that the target's backend has.
 func (r *volumeRestore) clone(ctx context.Context) (restoredVolume, error) {
-	snapshot, err := presentSnapshot(ctx, r.provider, r.layer)
+	snapshot, err := presentSnapshot(ctx, r.provider, r.layer, r.storage)
 	if err != nil {
 		return restoredVolume{}, err
 	}
@@ -62,11 +62,17 @@ func (r *volumeRestore) clone(ctx context.Context) (restoredVolume, error) {
 	return restoredVolume{Storage: r.storage, Volume: made, From: FromSnapshot, Bytes: r.layer.Size}, err
 }
 
-// presentSnapshot is the volume's snapshot, or a copy of it, that a provider's backend has.
-func presentSnapshot(ctx context.Context, provider providers.Provider, layer repository.VolumeLayer) (providers.Snapshot, error) {
-	encoded := []json.RawMessage{layer.Snapshot}
+// presentSnapshot is the volume's snapshot, or a copy of it, that a target's backend has. Where the target is
+// another storage than the captured one, copies are looked at first: they were made for such a place.
+func presentSnapshot(ctx context.Context, provider providers.Provider, layer repository.VolumeLayer, target string) (providers.Snapshot, error) {
+	encoded := []json.RawMessage{}
 	for _, copied := range layer.Copies {
 		encoded = append(encoded, copied.Snapshot)
+	}
+	if target == layer.Storage {
+		encoded = append([]json.RawMessage{layer.Snapshot}, encoded...)
+	} else {
+		encoded = append(encoded, layer.Snapshot)
 	}
 	missing := fault.Newf("find snapshot", fault.NotFound, layer.ID, "the recovery point keeps no snapshot of it")
 	for _, raw := range encoded {

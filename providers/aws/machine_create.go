@@ -57,7 +57,7 @@ func (p *provider) CreateMachine(ctx context.Context, request providers.MachineR
 }
 
 func (p *provider) newBuilding(request providers.MachineRequest) (*building, error) {
-	b := &building{provider: p, request: request, sum: digest("machine", request.Name, request.Root.State, request.Zone, request.Tags, request.Parameters)}
+	b := &building{provider: p, request: request, sum: digest("machine", request.Name, request.Root.State, request.Zone, request.Tags, request.Parameters, request.Disks)}
 	if err := checkToken(opMachine, request.Token); err != nil {
 		return nil, err
 	}
@@ -66,13 +66,16 @@ func (p *provider) newBuilding(request providers.MachineRequest) (*building, err
 			return nil, fault.Newf(opMachine, fault.Invalid, key, "machines of EC2 have no such parameter; they have %s", strings.Join(machineKeys, ", "))
 		}
 	}
-	if request.Root.IsZero() && request.Parameters[machineImage] == "" {
-		return nil, fault.Newf(opMachine, fault.Invalid, request.Name, "neither a root snapshot nor the parameter image is given")
-	}
 	if text := request.Parameters[machineDevices]; text != "" {
 		if err := json.Unmarshal([]byte(text), &b.devices); err != nil {
 			return nil, fault.New(opMachine, fault.Invalid, machineDevices, err)
 		}
+	}
+	if err := b.fillDisks(); err != nil {
+		return nil, err
+	}
+	if b.request.Root.IsZero() && request.Parameters[machineImage] == "" {
+		return nil, fault.Newf(opMachine, fault.Invalid, request.Name, "neither a root snapshot nor the parameter image is given")
 	}
 	if text := request.Parameters[machineHops]; text != "" {
 		hops, err := strconv.ParseInt(text, 10, 32)
@@ -82,6 +85,30 @@ func (p *provider) newBuilding(request providers.MachineRequest) (*building, err
 		b.hops = int32(hops)
 	}
 	return b, nil
+}
+
+// fillDisks gives the devices their snapshots; the root's becomes an image.
+func (b *building) fillDisks() error {
+	for i := range b.devices {
+		d := &b.devices[i]
+		snapshot, given := b.request.Disks[d.Volume]
+		if !given {
+			continue
+		}
+		id, err := open(opMachine, snapshot, snapshotID)
+		if err != nil {
+			return err
+		}
+		if id.Region != b.home.region {
+			return fault.Newf(opMachine, fault.Invalid, id.ID, "this snapshot is in %s, and the machine shall be in %s: copy it there", id.Region, b.home.region)
+		}
+		if d.Name == b.rootDevice() && b.request.Root.IsZero() {
+			b.request.Root = snapshot
+			continue
+		}
+		d.Snapshot = id.ID
+	}
+	return nil
 }
 
 // find gives the instance that the token made.
