@@ -31,6 +31,8 @@ type Config struct {
 	Poll time.Duration
 	// Backoff is the longest wait before a call is tried again; 0: twenty seconds.
 	Backoff time.Duration
+	// attempts is how often a call is made before its error counts; 0: eight.
+	attempts int
 	// unit is what AWS counts sizes in; tests make it smaller.
 	unit int64
 }
@@ -55,6 +57,9 @@ func New(config Config) providers.Provider {
 	}
 	if config.Backoff == 0 {
 		config.Backoff = 20 * time.Second
+	}
+	if config.attempts == 0 {
+		config.attempts = attempts
 	}
 	if config.unit == 0 {
 		config.unit = gib
@@ -150,9 +155,9 @@ func (p *provider) Health(ctx context.Context) (providers.Health, error) {
 
 func aheadOrBehind(skew time.Duration) string {
 	if skew < 0 {
-		return (-skew).Round(time.Second).String() + " behind"
+		return (-skew).Round(10*time.Second).String() + " behind"
 	}
-	return skew.Round(time.Second).String() + " ahead of"
+	return skew.Round(10*time.Second).String() + " ahead of"
 }
 
 // Close implements providers.Provider.

@@ -97,7 +97,7 @@ func TestConformance(t *testing.T) {
 func TestConformanceOverGRPC(t *testing.T) {
 	front := needAWS(t)
 	config := suiteConfig(front, func() (providers.Provider, error) { return remote(t), nil })
-	config.Only = []string{"info", "configure", "handles", "snapshot-group", "read", "write", "copy-snapshot", "machine-from-root", "cancelled"}
+	config.Only = []string{"info", "configure", "handles", "snapshot-group", "read", "write", "copy-snapshot", "machine-from-root", "cancelled-snapshot", "cancelled-create-machine"}
 	conformancetest.Run(t, config)
 }
 
@@ -107,7 +107,7 @@ func TestConformanceKilled(t *testing.T) {
 	processes := &programs{t: t}
 	config := suiteConfig(front, processes.start)
 	config.Kill = processes.kill
-	config.KillAfter = []time.Duration{0, 15 * time.Millisecond, 40 * time.Millisecond}
+	config.KillAfter = []time.Duration{5 * time.Millisecond, 30 * time.Millisecond}
 	config.Only = []string{"killed-"}
 	conformancetest.Run(t, config)
 }

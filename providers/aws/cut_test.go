@@ -87,7 +87,7 @@ func cutEverywhere(t *testing.T, front *moto.Front, j job) {
 		if err != nil {
 			t.Fatalf("cut behind call %d, repeated: %v", n, err)
 		}
-		if again, err := j.do(t.Context(), openProvider(t, front, nil), token); err != nil || again != first {
+		if again, err := j.do(t.Context(), heir, token); err != nil || again != first {
 			t.Errorf("cut behind call %d: %s, then %s: %v", n, first, again, err)
 		}
 		if made := carrying(t, front, token); len(made) != strings.Count(first, "-") {

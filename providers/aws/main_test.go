@@ -112,7 +112,7 @@ func settingsFor(front *moto.Front, more map[string]any) json.RawMessage {
 }
 
 func testConfig() Config {
-	return Config{Now: time.Now, Poll: 2 * time.Millisecond, Backoff: 20 * time.Millisecond, unit: testUnit}
+	return Config{Now: time.Now, Poll: 2 * time.Millisecond, Backoff: 20 * time.Millisecond, attempts: 6, unit: testUnit}
 }
 
 // open gives a configured provider.

@@ -88,7 +88,7 @@ func (p *provider) newPlace(ctx context.Context, region, roleARN string) (*place
 	cache := aws.NewCredentialsCache(p.chain(region, roleARN))
 	base := aws.Config{Region: region, Credentials: cache}
 	renew := &renewal{cache: cache, now: p.config.Now}
-	base.Retryer = func() aws.Retryer { return newRetryer(renew, made.pace, p.config.Backoff) }
+	base.Retryer = func() aws.Retryer { return newRetryer(renew, made.pace, p.config) }
 	at := p.settings.Endpoints
 	if region != p.settings.Region && !loopback(at) {
 		at = endpoints{} // an interface endpoint serves its own region
@@ -165,10 +165,10 @@ type retryer struct {
 	pace  *pace
 }
 
-func newRetryer(renew *renewal, pace *pace, backoff time.Duration) aws.Retryer {
+func newRetryer(renew *renewal, pace *pace, c Config) aws.Retryer {
 	adaptive := retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 		o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) {
-			s.MaxAttempts, s.MaxBackoff = attempts, backoff
+			s.MaxAttempts, s.MaxBackoff = c.attempts, c.Backoff
 		})
 	})
 	return &retryer{adaptive, renew, pace}

@@ -62,7 +62,7 @@ var (
 
 func call(name string, rights ...right) operation { return operation{name, rights} }
 
-// read is an operation that only looks.
+// look is an operation that only looks.
 func look(name string) operation { return call(name, right{name, everything, nil}) }
 
 // operations are all that the code calls. TestPolicy holds it to them.

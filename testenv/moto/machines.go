@@ -30,7 +30,8 @@ func (f *Front) deleteVolume(w http.ResponseWriter, q *request) error {
 	return send(w, answer)
 }
 
-// registerImage keeps the snapshot that the image is made from: moto makes one of its own.
+// registerImage keeps the snapshot that the image is made from, and its tags: moto makes a snapshot of its
+// own, and leaves the tags out.
 func (f *Front) registerImage(w http.ResponseWriter, q *request) error {
 	name := q.Region + "/" + q.Form.Get("Name")
 	if _, taken := f.world.names[name]; taken {
@@ -42,6 +43,12 @@ func (f *Front) registerImage(w http.ResponseWriter, q *request) error {
 	}
 	id := answer.value("imageId")
 	f.world.names[name], f.world.images[id] = id, q.Form.Get("BlockDeviceMapping.1.Ebs.SnapshotId")
+	if all := specification(formTags(q.Form)); all != nil { // moto leaves them out
+		_, err := f.client(q.Region, q.Access).CreateTags(q.http.Context(), &ec2.CreateTagsInput{Resources: []string{id}, Tags: all[0].Tags})
+		if err != nil {
+			return err
+		}
+	}
 	return send(w, answer)
 }
 

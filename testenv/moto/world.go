@@ -16,14 +16,16 @@ import (
 
 // world is what AWS knows and moto does not.
 type world struct {
-	owners map[string]string            // snapshot → account
-	shared map[string]map[string]bool   // snapshot → accounts
-	copies map[string]bool              // snapshots whose volume is nobody's
-	keys   map[string]string            // snapshot → the key it is encrypted with
-	images map[string]string            // image → snapshot of its root
-	names  map[string]string            // region/name → image
-	tokens map[string]remembered        // client token → answer
-	fast   map[string]map[string]string // snapshot → zone → state
+	owners map[string]string          // snapshot → account
+	shared map[string]map[string]bool // snapshot → accounts
+	copies map[string]bool            // snapshots whose volume is nobody's
+	// accounts are those of access keys.
+	accounts map[string]string
+	keys     map[string]string            // snapshot → the key it is encrypted with
+	images   map[string]string            // image → snapshot of its root
+	names    map[string]string            // region/name → image
+	tokens   map[string]remembered        // client token → answer
+	fast     map[string]map[string]string // snapshot → zone → state
 }
 
 // remembered is the answer to a request with a client token.
@@ -31,7 +33,7 @@ type remembered struct{ form, answer string }
 
 func newWorld() world {
 	return world{
-		owners: map[string]string{}, shared: map[string]map[string]bool{}, copies: map[string]bool{}, keys: map[string]string{}, images: map[string]string{},
+		owners: map[string]string{}, shared: map[string]map[string]bool{}, copies: map[string]bool{}, keys: map[string]string{}, accounts: map[string]string{}, images: map[string]string{},
 		names: map[string]string{}, tokens: map[string]remembered{}, fast: map[string]map[string]string{},
 	}
 }
@@ -51,11 +53,16 @@ func (f *Front) client(region, access string) *ec2.Client {
 	return ec2.NewFromConfig(f.awsConfig(region, access))
 }
 
+// account is whose access key it is. It needs f.work.
 func (f *Front) account(ctx context.Context, access string) (string, error) {
+	if known := f.world.accounts[access]; known != "" {
+		return known, nil
+	}
 	out, err := sts.NewFromConfig(f.awsConfig("us-east-1", access)).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
 		return "", err
 	}
+	f.world.accounts[access] = aws.ToString(out.Account)
 	return aws.ToString(out.Account), nil
 }
 
