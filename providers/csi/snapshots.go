@@ -216,6 +216,9 @@ func (p *Provider) awaitSnapshot(ctx context.Context, op string, m member) (*sna
 		return problem
 	}}
 	named, err := await(ctx, w, p.snapshots.SnapshotV1().VolumeSnapshots(m.claim.namespace), m.name(), func(s *snapshotv1.VolumeSnapshot) (bool, error) {
+		if s.DeletionTimestamp != nil {
+			return false, fault.Newf(op, fault.Busy, m.volume.id(), "the snapshot of a failed call with this token is being deleted; try again")
+		}
 		problem = errorText(s.Status)
 		if s.Status != nil && s.Status.BoundVolumeSnapshotContentName != nil {
 			return true, nil
