@@ -42,10 +42,13 @@ func (p *Provider) Snapshot(ctx context.Context, request providers.SnapshotReque
 	if err != nil {
 		return providers.SnapshotSet{}, err
 	}
-	if contents == nil {
-		if contents, err = p.take(ctx, op, members, request.Atomic); err != nil {
-			return providers.SnapshotSet{}, err
-		}
+	if contents != nil {
+		err = p.releaseLeft(ctx, op, members)
+	} else {
+		contents, err = p.take(ctx, op, members, request.Atomic)
+	}
+	if err != nil {
+		return providers.SnapshotSet{}, err
 	}
 	return p.set(op, contents)
 }
@@ -166,6 +169,14 @@ func (p *Provider) releaseClaims(ctx context.Context, op string, members []membe
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// releaseLeft removes the aliases of a call that died after it had taken everything.
+func (p *Provider) releaseLeft(ctx context.Context, op string, members []member) error {
+	for i, m := range members {
+		members[i].claim = claim{namespace: p.settings.Namespace, name: nameOf(kindAlias, m.record.Token, m.volume.id()), alias: true}
+	}
+	return p.releaseClaims(ctx, op, members)
 }
 
 // takeEach asks for all the snapshots, and then waits for each.
