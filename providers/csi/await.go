@@ -33,6 +33,8 @@ type wait struct {
 	within      Duration
 	// why explains a wait that took too long.
 	why func(ctx context.Context) string
+	// nudge, where given, is called every few seconds: it has a controller look again.
+	nudge func(ctx context.Context)
 }
 
 // await waits until holds says yes of the object; without the object it returns NotFound.
@@ -97,7 +99,7 @@ const reportEvery = 2 * time.Second
 func (w wait) run(ctx context.Context, body func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, time.Duration(w.within))
 	defer cancel()
-	stop := w.report(ctx)
+	stop := w.report(ctx, bounded)
 	err := body(bounded)
 	stop()
 	if err == nil || ctx.Err() != nil || bounded.Err() == nil {
@@ -116,7 +118,7 @@ func (w wait) run(ctx context.Context, body func(context.Context) error) error {
 	return fault.New(w.op, fault.Transient, w.subject, fmt.Errorf("not done within %s: %s", time.Duration(w.within), reason))
 }
 
-func (w wait) report(ctx context.Context) (stop func()) {
+func (w wait) report(ctx, bounded context.Context) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -128,6 +130,9 @@ func (w wait) report(ctx context.Context) (stop func()) {
 				return
 			case <-ticker.C:
 				providers.Report(ctx, providers.Progress{Text: w.op + " " + w.subject})
+				if w.nudge != nil {
+					w.nudge(bounded)
+				}
 			}
 		}
 	}()

@@ -258,6 +258,12 @@ func (p *Provider) DeleteVolume(ctx context.Context, handle providers.Handle) er
 		return fault.Newf(op, fault.Denied, state.id(), "Muster did not make this volume: delete its claim, or its PersistentVolume, by hand")
 	}
 	for _, pv := range views {
+		if pv.Labels[labelKind] == kindAlias { // of a call that died: nobody snapshots what is to be deleted
+			if err := p.removeAlias(ctx, op, pv.Name); err != nil {
+				return err
+			}
+			continue
+		}
 		if pv != own && pv.Status.Phase == corev1.VolumeBound {
 			return fault.Newf(op, fault.Busy, state.id(), "claim %s/%s uses it through %s", pv.Spec.ClaimRef.Namespace, pv.Spec.ClaimRef.Name, pv.Name)
 		}

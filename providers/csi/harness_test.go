@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/testenv"
 )
 
@@ -49,6 +48,9 @@ var shared struct {
 const keep = "MUSTER_KEEP_LAB"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProvider) != "" {
+		os.Exit(serve())
+	}
 	code := m.Run()
 	if c := shared.cluster; c != nil {
 		_ = os.RemoveAll(c.dir)
@@ -192,5 +194,3 @@ func name(t *testing.T) string {
 	base := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	return fmt.Sprintf("%s-%s", base, digest(base, fmt.Sprint(os.Getpid()))[:6])
 }
-
-var _ providers.Provider = (*Provider)(nil)

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -115,11 +116,23 @@ func (p *Provider) removeImport(ctx context.Context, op string, state snapshotSt
 	if err := p.movers.remove(ctx, op, moverName(state)); err != nil {
 		return err
 	}
+	clone := moverName(state) + "-volume" // goes with its mover, soon after
+	if err := awaitGone(ctx, wait{op: op, subject: clone, within: p.settings.DeleteTimeout}, p.kube.CoreV1().PersistentVolumeClaims(p.settings.Namespace), clone, nil); err != nil {
+		return err
+	}
 	all := p.snapshots.SnapshotV1().VolumeSnapshots(p.settings.Namespace)
 	if err := all.Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return wrap(op, name, err)
 	}
-	if err := awaitGone(ctx, wait{op: op, subject: name, within: p.settings.DeleteTimeout}, all, name, nil); err != nil {
+	// The controller keeps the source of a claim that it takes for pending, and looks again only when the
+	// VolumeSnapshot changes: its view of the claims may have been an old one.
+	turn := 0
+	touch := func(ctx context.Context) {
+		turn++
+		patch := mergePatch(map[string]any{"metadata": map[string]any{"annotations": map[string]string{annotationTouch: quantityText(int64(turn))}}})
+		_, _ = all.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}) // the wait tells when it was in vain
+	}
+	if err := awaitGone(ctx, wait{op: op, subject: name, within: p.settings.DeleteTimeout, nudge: touch}, all, name, nil); err != nil {
 		return err
 	}
 	return p.removeContent(ctx, op, name, snapshotv1.VolumeSnapshotContentRetain)

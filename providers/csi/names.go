@@ -23,6 +23,7 @@ const (
 	labelGroup   = "muster.dev/group"
 
 	annotationRecord  = "muster.dev/record"
+	annotationTouch   = "muster.dev/touch"
 	annotationDeleted = "muster.dev/deleted" // a member of a group that waits for the others
 
 	managedBy = "muster"

@@ -141,6 +141,14 @@ func (p *Provider) deleteForeign(ctx context.Context, op string, state snapshotS
 
 // deleteContent deletes a VolumeSnapshot, where it still is, its content, and the snapshot in the storage.
 func (p *Provider) deleteContent(ctx context.Context, op, namespace, name, content string) error {
+	if err := p.askDeletion(ctx, op, namespace, name, content); err != nil {
+		return err
+	}
+	return p.removeContent(ctx, op, content, snapshotv1.VolumeSnapshotContentDelete)
+}
+
+// askDeletion asks the controller to delete a snapshot with its objects.
+func (p *Provider) askDeletion(ctx context.Context, op, namespace, name, content string) error {
 	all := p.snapshots.SnapshotV1().VolumeSnapshotContents()
 	// The controller acts on the mark; it sets it itself as long as there is a VolumeSnapshot.
 	patch := mergePatch(map[string]any{
@@ -154,7 +162,10 @@ func (p *Provider) deleteContent(ctx context.Context, op, namespace, name, conte
 	if err != nil && !apierrors.IsNotFound(err) {
 		return wrap(op, namespace+"/"+name, err)
 	}
-	return p.removeContent(ctx, op, content, snapshotv1.VolumeSnapshotContentDelete)
+	if err := all.Delete(ctx, content, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return wrap(op, content, err)
+	}
+	return nil
 }
 
 // removeContent deletes a content and waits until it is gone; with the policy Delete the snapshot goes first.
@@ -197,10 +208,23 @@ func (p *Provider) removeTaken(ctx context.Context, op string, members []member)
 			continue
 		}
 		if snapshot.Status != nil && snapshot.Status.BoundVolumeSnapshotContentName != nil {
-			problems = append(problems, p.deleteContent(ctx, op, namespace, snapshot.Name, *snapshot.Status.BoundVolumeSnapshotContentName))
+			problems = append(problems, p.removeOne(ctx, op, snapshot, *snapshot.Status.BoundVolumeSnapshotContentName))
 			continue
 		}
 		problems = append(problems, wrap(op, m.name(), p.snapshots.SnapshotV1().VolumeSnapshots(namespace).Delete(ctx, m.name(), metav1.DeleteOptions{})))
 	}
 	return errors.Join(problems...)
+}
+
+// removeOne removes a snapshot of a failed call. One that the storage has not taken yet it only asks to be removed:
+// the sidecar goes on until the driver says for good whether there is one, and deletes it then.
+func (p *Provider) removeOne(ctx context.Context, op string, snapshot *snapshotv1.VolumeSnapshot, name string) error {
+	content, err := p.snapshots.SnapshotV1().VolumeSnapshotContents().Get(ctx, name, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return wrap(op, name, err)
+	}
+	if err == nil && handleOf(content) == "" {
+		return p.askDeletion(ctx, op, snapshot.Namespace, snapshot.Name, name)
+	}
+	return p.deleteContent(ctx, op, snapshot.Namespace, snapshot.Name, name)
 }

@@ -42,10 +42,13 @@ func (p *Provider) Snapshot(ctx context.Context, request providers.SnapshotReque
 	if err != nil {
 		return providers.SnapshotSet{}, err
 	}
-	if contents == nil {
-		if contents, err = p.take(ctx, op, members, request.Atomic); err != nil {
-			return providers.SnapshotSet{}, err
-		}
+	if contents != nil {
+		err = p.releaseLeft(ctx, op, members)
+	} else {
+		contents, err = p.take(ctx, op, members, request.Atomic)
+	}
+	if err != nil {
+		return providers.SnapshotSet{}, err
 	}
 	return p.set(op, contents)
 }
@@ -168,6 +171,14 @@ func (p *Provider) releaseClaims(ctx context.Context, op string, members []membe
 	return errors.Join(problems...)
 }
 
+// releaseLeft removes the aliases of a call that died after it had taken everything.
+func (p *Provider) releaseLeft(ctx context.Context, op string, members []member) error {
+	for i, m := range members {
+		members[i].claim = claim{namespace: p.settings.Namespace, name: nameOf(kindAlias, m.record.Token, m.volume.id()), alias: true}
+	}
+	return p.releaseClaims(ctx, op, members)
+}
+
 // takeEach asks for all the snapshots, and then waits for each.
 func (p *Provider) takeEach(ctx context.Context, op string, members []member) ([]*snapshotv1.VolumeSnapshotContent, error) {
 	for _, m := range members {
@@ -216,6 +227,9 @@ func (p *Provider) awaitSnapshot(ctx context.Context, op string, m member) (*sna
 		return problem
 	}}
 	named, err := await(ctx, w, p.snapshots.SnapshotV1().VolumeSnapshots(m.claim.namespace), m.name(), func(s *snapshotv1.VolumeSnapshot) (bool, error) {
+		if s.DeletionTimestamp != nil {
+			return false, fault.Newf(op, fault.Busy, m.volume.id(), "the snapshot of a failed call with this token is being deleted; try again")
+		}
 		problem = errorText(s.Status)
 		if s.Status != nil && s.Status.BoundVolumeSnapshotContentName != nil {
 			return true, nil
