@@ -14,8 +14,8 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// healTime bounds the question what is to be healed: it waits for bricks that do not answer.
-const healTime = 20 * time.Second
+// askTime bounds questions that wait for peers and bricks, which may not answer.
+const askTime = 20 * time.Second
 
 func (p *pool) peers(ctx context.Context) ([]peerState, error) {
 	r, err := p.gluster(ctx, "list peers", p.settings.Peers[0].Address, "pool", "list")
@@ -113,11 +113,18 @@ func (p *pool) volumeProblems(ctx context.Context) ([]string, error) {
 }
 
 func (p *pool) problemsOf(ctx context.Context, v volumeInfo) (found [3][]string, err error) {
-	r, err := p.gluster(ctx, "health", v.Name, "volume", "status", v.Name)
-	if fault.Is(err, fault.NotFound) || err != nil && strings.Contains(err.Error(), "not started") {
+	limited, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	r, err := p.gluster(limited, "health", v.Name, "volume", "status", v.Name)
+	switch {
+	case ctx.Err() != nil:
+		return found, ended("health", v.Name, ctx)
+	case fault.Is(err, fault.NotFound) || err != nil && strings.Contains(err.Error(), "not started"):
 		return found, nil // deleted or stopped meanwhile
-	}
-	if err != nil {
+	case err != nil && fault.KindOf(err).Retryable():
+		found[1] = append(found[1], fmt.Sprintf("volume %s: the state of its bricks cannot be told, as long as a peer does not answer", v.Name))
+		return found, nil
+	case err != nil:
 		return found, err
 	}
 	online := map[string]bool{}
@@ -134,8 +141,8 @@ func (p *pool) problemsOf(ctx context.Context, v volumeInfo) (found [3][]string,
 	if v.Replica < 2 && v.Disperse == 0 {
 		return found, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, healTime)
-	defer cancel()
+	limited, stop := context.WithTimeout(ctx, askTime)
+	defer stop()
 	heal, err := p.once(limited, "health", v.Name, "volume", "heal", v.Name, "info", "summary")
 	if ctx.Err() != nil {
 		return found, ended("health", v.Name, ctx)

@@ -28,7 +28,11 @@ func TestPeersLost(t *testing.T) {
 	a := attach(t, p, v, false)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	must(t, os.WriteFile(filepath.Join(a.Path, "large"), content, 0o600))
-	t.Cleanup(func() { must(t, c.Mend(context.Background(), c.Peers[1].Name, c.Peers[2].Name)) })
+	whole := func(ctx context.Context) {
+		must(t, c.Mend(ctx, c.Peers[2].Name))
+		must(t, c.Revive(ctx, c.Peers[1].Name))
+	}
+	t.Cleanup(func() { whole(context.Background()) })
 
 	file, err := os.Open(filepath.Join(a.Path, "large"))
 	must(t, err)
@@ -36,7 +40,7 @@ func TestPeersLost(t *testing.T) {
 	got := make([]byte, 1<<20)
 	_, err = io.ReadFull(file, got)
 	must(t, err)
-	must(t, c.Cut(t.Context(), c.Peers[1].Name))
+	must(t, c.Kill(t.Context(), c.Peers[1].Name))
 	rest, err := io.ReadAll(file)
 	must(t, err)
 	if !bytes.Equal(append(got, rest...), content) {
@@ -58,10 +62,9 @@ func TestPeersLost(t *testing.T) {
 	if health, err := p.Health(t.Context()); err == nil && health.Usable {
 		t.Errorf("with two of three peers gone: %+v", health)
 	}
-	alone := unconfigured()
-	refused(t, alone.Configure(t.Context(), settings(c, func(s *gluster.Settings) { s.Peers, s.Bricks = s.Peers[1:], nil })), fault.Transient)
+	refused(t, unconfigured().Configure(t.Context(), settings(c, func(s *gluster.Settings) { s.Peers, s.Bricks = s.Peers[1:], nil })), fault.Transient)
 
-	must(t, c.Mend(t.Context(), c.Peers[1].Name, c.Peers[2].Name))
+	whole(t.Context())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	must(t, lab.Await(ctx, func() bool {

@@ -75,6 +75,9 @@ sed -i 's/^hosts:.*/hosts: files/' /etc/nsswitch.conf
 mkfs.xfs -q -f -i size=512 /dev/` + disk + `
 mkdir -p ` + BrickRoot + ` /var/lib/glusterd/glusterfind/.keys
 mount /dev/` + disk + ` ` + BrickRoot + `
+` + glusterd
+
+const glusterd = `
 gsyncd=$(echo /usr/lib/*/glusterfs/gsyncd)
 mv "$gsyncd" "$gsyncd.away"
 glusterd --pid-file=/run/glusterd.pid
@@ -117,7 +120,21 @@ func (c *Cluster) connected(ctx context.Context) error {
 	return nil
 }
 
-// Cut takes a peer's network away, Mend gives it back and waits until its glusterd is in the pool again.
+// Kill ends glusterd and all bricks of a peer, Revive starts them again and waits until the pool is whole.
+func (c *Cluster) Kill(ctx context.Context, peer string) error {
+	_, err := c.Exec(ctx, peer, "while pkill -KILL -x 'glusterd|glusterfsd|glusterfs'; do sleep 0.05; done")
+	return err
+}
+
+// Revive is the inverse of Kill.
+func (c *Cluster) Revive(ctx context.Context, peer string) error {
+	if _, err := c.Exec(ctx, peer, "pgrep -x glusterd >/dev/null || { "+glusterd+"}"); err != nil {
+		return err
+	}
+	return c.connected(ctx)
+}
+
+// Cut takes a peer's network away, Mend gives it back; the pool is whole again some time later.
 func (c *Cluster) Cut(ctx context.Context, peer string) error {
 	_, err := c.Exec(ctx, peer, "ip link set eth0 down")
 	return err
@@ -130,7 +147,7 @@ func (c *Cluster) Mend(ctx context.Context, peers ...string) error {
 		_, err := c.Exec(ctx, peer, "ip link set eth0 up && { ip route show default | grep -q . || ip route add default via "+c.Lab.Gateway()+"; }")
 		problems = append(problems, err)
 	}
-	return errors.Join(append(problems, c.connected(ctx))...)
+	return errors.Join(problems...)
 }
 
 // Await waits until a condition holds, or the context ends.
