@@ -54,7 +54,7 @@ test: headers build lab ## everything, on the lab: needs root and Debian 12
 crash: lab ## kill the runner at every point at which it can die, and let another go on; random plans
 	$(GO) test -count 1 -run '^TestCrash$$' -v ./orchestrator
 	MUSTER_COMPACT_DEATHS=10 $(GO) test -count 1 -timeout 20m -run '^TestDeathWhileCompacting$$' -v ./orchestrator
-	$(GO) test -count 1 -timeout 60m -tags crashpoints -run '^TestCrashPoints$$' -v ./testenv/scenario
+	$(GO) test -count 1 -timeout 90m -tags crashpoints -run '^TestCrashPoints$$' -v ./testenv/scenario
 	MUSTER_RANDOM_STEPS=100000 $(GO) test -count 1 -timeout 60m -run '^TestRandom$$' -v ./orchestrator
 
 demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove it

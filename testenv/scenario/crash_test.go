@@ -39,15 +39,15 @@ func TestCrashPoints(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s.config.Muster = muster
-	died := deaths{}
+	died, members := deaths{}, s.Members() // as long as they are a cluster
 	for _, point := range crashpoint.Names() {
-		for _, n := range []int{1, 4} {
-			s.undoCapture(t, died, point, n)
+		for _, n := range timesOf(point) {
+			s.lifeAndDeath(t, died, members, point, n)
 		}
 	}
 	for _, point := range crashpoint.Names() {
-		for _, n := range timesOf(point) {
-			s.lifeAndDeath(t, died, point, n)
+		for _, n := range []int{1, 4} {
+			s.undoCapture(t, died, point, n)
 		}
 	}
 	pairs, all := 0, 0
@@ -76,9 +76,9 @@ func timesOf(point string) []int {
 
 // lifeAndDeath captures the cluster, loses it, brings it back and replays into it; muster dies in each of
 // the three at the n-th pass of a point, if it comes there.
-func (s *Scenario) lifeAndDeath(t *testing.T, died deaths, point string, n int) {
+func (s *Scenario) lifeAndDeath(t *testing.T, died deaths, members []string, point string, n int) {
 	t.Helper()
-	at, members := fmt.Sprintf("%s:%d", point, n), s.Members()
+	at := fmt.Sprintf("%s:%d", point, n)
 	s.say("dying at %s", at)
 	must(t, s.StartWriter(t.Context()))
 	if s.dieAt(t, at, "capture", "run", "capture") {
