@@ -249,7 +249,17 @@ func (p *Provider) deleteMember(ctx context.Context, op string, content *snapsho
 		}
 		names = append(names, list.Items[i].Name)
 	}
-	return p.deleteGroup(ctx, op, r.Namespace, r.Group, names)
+	if err := p.deleteGroup(ctx, op, r.Namespace, r.Group, names); err != nil {
+		return err
+	}
+	// Only now: the controller takes an import of a member for a member, and keeps it as long as there is the group.
+	for i := range list.Items {
+		state := snapshotState{Driver: list.Items[i].Spec.Driver, Snapshot: handleOf(&list.Items[i])}
+		if err := p.removeImport(ctx, op, state); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // deleteGroup deletes the group from the storage, and then the contents of its members.

@@ -114,11 +114,14 @@ func (p *Provider) DeleteSnapshot(ctx context.Context, handle providers.Handle) 
 	if content == nil {
 		return p.deleteForeign(ctx, op, state)
 	}
+	if r, _ := recordOf(content); r.Group != "" {
+		if err := p.movers.remove(ctx, op, moverName(state)); err != nil {
+			return err
+		}
+		return p.deleteMember(ctx, op, content, r)
+	}
 	if err := p.removeImport(ctx, op, state); err != nil {
 		return err
-	}
-	if r, _ := recordOf(content); r.Group != "" {
-		return p.deleteMember(ctx, op, content, r)
 	}
 	return p.deleteContent(ctx, op, content.Spec.VolumeSnapshotRef.Namespace, content.Spec.VolumeSnapshotRef.Name, content.Name)
 }
