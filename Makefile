@@ -6,14 +6,27 @@ MAKEFLAGS   += --no-builtin-rules
 GO      ?= go
 LDFLAGS := -s -w
 
-.PHONY: all build lab check test crash bench demo generate clean
+.PHONY: all build lab headers check test crash bench demo generate clean
 
 all: build
 
-build: bin/muster bin/lab ## build the commands
+PROVIDERS := $(addprefix muster-provider-,mem aws gluster csi)
+
+# Ceph's provider alone needs cgo and Ceph's headers; where they are not, it is not built. "pacific" is how
+# old Debian 12's headers are.
+HEADERS   := /usr/include/rbd/librbd.h
+COMMA     := ,
+TAGS       = $(if $(shell test -e $(HEADERS) && echo yes),-tags ceph$(COMMA)ceph_preview$(COMMA)pacific)
+
+build: bin/muster bin/lab $(addprefix bin/,$(PROVIDERS)) bin/muster-provider-ceph ## build the commands
 
 bin/muster: FORCE
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster
+bin/muster-provider-ceph: FORCE
+	@test -e $(HEADERS) || { echo 'muster-provider-ceph is left out: it needs librados-dev, librbd-dev and libcephfs-dev'; exit 0; }; \
+		CGO_ENABLED=1 $(GO) build $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster-provider-ceph
+bin/muster-provider-%: FORCE
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/muster-provider-$*
 bin/lab: FORCE # without -trimpath: it builds the lab from its own source folder
 	@CGO_ENABLED=0 $(GO) build -o $@ ./testenv/cmd/lab
 FORCE:
@@ -30,14 +43,18 @@ check: bin/golangci-lint ## format, vet, lint, import rules, unit tests: fast
 	bin/golangci-lint run
 	MUSTER_LAB=off $(GO) test ./...
 
-test: build lab ## everything, on the lab: needs root and Debian 12
+headers: ## what Ceph's provider compiles against; as root
+	@test -e $(HEADERS) || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev librados-dev librbd-dev libcephfs-dev; } >/dev/null
+
+test: headers build lab ## everything, on the lab: needs root and Debian 12
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))"
-	$(GO) vet ./...
-	$(GO) test -p 1 -timeout 40m ./...
+	$(GO) vet $(TAGS) ./...
+	$(GO) test $(TAGS) -p 1 -timeout 40m ./...
 
 crash: lab ## kill the runner at every point at which it can die, and let another go on; random plans
 	$(GO) test -count 1 -run '^TestCrash$$' -v ./orchestrator
-	$(GO) test -count 1 -timeout 60m -tags crashpoints -run '^TestCrashPoints$$' -v ./testenv/scenario
+	MUSTER_COMPACT_DEATHS=10 $(GO) test -count 1 -timeout 20m -run '^TestDeathWhileCompacting$$' -v ./orchestrator
+	$(GO) test -count 1 -timeout 90m -tags crashpoints -run '^TestCrashPoints$$' -v ./testenv/scenario
 	MUSTER_RANDOM_STEPS=100000 $(GO) test -count 1 -timeout 60m -run '^TestRandom$$' -v ./orchestrator
 
 demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove it

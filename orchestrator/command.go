@@ -48,7 +48,9 @@ func (r *Runner) Command(ctx context.Context, id string, command journal.Command
 	if err != nil {
 		return err
 	}
-	return errors.Join(x.obeyIdle(ctx, command), x.close(ctx))
+	err = x.obeyIdle(ctx, command)
+	x.archive(ctx)
+	return errors.Join(err, x.close(ctx))
 }
 
 // ask leaves the command and waits for the event that answers it.
@@ -62,6 +64,10 @@ func (r *Runner) ask(ctx context.Context, id string, command journal.Command) er
 	answered := errors.New("answered")
 	var refused error
 	err := r.Store.Watch(ctx, id, 0, func(event journal.Event) error {
+		if end, ended := endOf(event.Type); ended { // it came too late
+			refused = tooLate(id, command.Verb, end)
+			return answered
+		}
 		var answer refusal
 		if json.Unmarshal(event.Data, &answer) != nil || answer.ID != command.ID {
 			return nil
@@ -78,6 +84,22 @@ func (r *Runner) ask(ctx context.Context, id string, command journal.Command) er
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// endOf is the state of a run that this event ends for good.
+func endOf(event string) (state string, ended bool) {
+	state, ended = map[string]string{
+		RunCompleted: RunStateCompleted, RunCancelled: RunStateCancelled, RunUndone: RunStateUndone,
+	}[event]
+	return state, ended
+}
+
+// tooLate is nil when a run ended before it read a command, and ended as the command asks.
+func tooLate(id, verb, end string) error {
+	if verb == VerbCancel && end == RunStateCancelled || verb == VerbUndo && end == RunStateUndone {
+		return nil
+	}
+	return fault.Newf("ask run", fault.Exists, id, "it has ended already: %s", end)
 }
 
 // obeyIdle obeys a command for a run that nobody works on. What a cancel leads to is done here.
@@ -132,6 +154,9 @@ func (x *execution) judge(command journal.Command) error {
 	refuse := func(kind fault.Kind, format string, args ...any) error {
 		return fault.Newf(command.Verb+" run", kind, x.id, format, args...)
 	}
+	if err := x.judgeEnding(command, refuse); err != nil {
+		return err
+	}
 	switch command.Verb {
 	case VerbPause:
 		if x.ledger.run.state() != RunStateRunning {
@@ -158,6 +183,24 @@ func (x *execution) judge(command journal.Command) error {
 		return x.judgeSkip(step, refuse)
 	}
 	return x.judgeDecision(step, command, refuse)
+}
+
+// judgeEnding says why a run that is on its way to its end can't turn back. To ask again for the same
+// end is no mistake, and to ask for more than a cancel neither.
+func (x *execution) judgeEnding(command journal.Command, refuse refuser) error {
+	if command.Verb == VerbUndo {
+		return nil
+	}
+	asked, state := x.ledger.stop(), x.ledger.run.state()
+	switch {
+	case state == RunStateUndoFailed:
+		return refuse(fault.Invalid, "it was undone in part; try the rest again with: muster runs resume %s", x.id)
+	case state == RunStateUndoing, ends(asked) && asked.Verb == VerbUndo:
+		return refuse(fault.Invalid, "it is being undone")
+	case ends(asked) && command.Verb != VerbCancel:
+		return refuse(fault.Invalid, "it is being cancelled")
+	}
+	return nil
 }
 
 type refuser func(kind fault.Kind, format string, args ...any) error

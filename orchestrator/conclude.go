@@ -8,15 +8,24 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// conclude records how the run ended and returns the error that its caller is told. When the journal
-// can't be written that is what counts, whatever else went wrong: nothing is recorded any more.
+// conclude records how the run ended and returns the error that its caller is told.
 func (x *execution) conclude(ctx context.Context, err error) error {
-	err = x.recordEnd(ctx, err)
+	return foremost(x.recordEnd(ctx, err))
+}
+
+// foremost is the error that a caller is told. When the journal can't be written that is what counts,
+// whatever else went wrong: nothing is recorded any more.
+func foremost(err error) error {
 	var broken *journalError
 	if errors.As(err, &broken) {
 		return broken
 	}
 	return err
+}
+
+// fenced is the error of a process whose run is another's now.
+func (x *execution) fenced() error {
+	return fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here")
 }
 
 func (x *execution) recordEnd(ctx context.Context, err error) error {
@@ -26,8 +35,10 @@ func (x *execution) recordEnd(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return x.moveRun(ctx, RunCompleted, nil)
-	case errors.As(err, &broken), x.lost():
+	case errors.As(err, &broken):
 		return err
+	case x.lost(): // whatever else was asked of this process, it can't do it any more
+		return x.fenced()
 	case errors.As(err, &asked):
 		return x.cancel(ctx, asked)
 	case errors.As(err, &pause):

@@ -142,13 +142,14 @@ func (x *execution) resume(ctx context.Context) (*Report, error) {
 	switch {
 	case x.ledger.run.state() == RunStateUndoing, x.ledger.run.state() == RunStateUndoFailed:
 		return x.goOnUndoing(ctx)
-	case x.ledger.stop() != nil && x.ledger.stop().Verb != VerbPause:
+	case ends(x.ledger.stop()):
 		return x.endAsAsked(ctx) // it died between the request and the end that it led to
 	}
 	return x.work(ctx, RunResumed)
 }
 
-// takeOver records what an owner that died could not: that its tasks and its run were interrupted.
+// takeOver records what an owner that died could not: that its tasks and its run were interrupted. A run
+// that is being cancelled stays that, so that an adopter still finds it if this process dies, too.
 func (x *execution) takeOver(ctx context.Context) error {
 	state := x.ledger.run.state()
 	if isFinal(state) {
@@ -156,15 +157,13 @@ func (x *execution) takeOver(ctx context.Context) error {
 	}
 	for _, step := range x.ledger.steps {
 		for _, t := range step.all() {
-			if !t.can(StepInterrupted) {
-				continue
-			}
-			if err := x.move(ctx, StepInterrupted, t, nil); err != nil {
+			if err := x.interrupt(ctx, t); err != nil {
 				return err
 			}
 		}
 	}
-	if state != RunStateRunning && state != RunStatePending {
+	working := state == RunStateRunning && !ends(x.ledger.stop())
+	if !working && state != RunStatePending {
 		return nil
 	}
 	return x.moveRun(ctx, RunInterrupted, Failure{Kind: fault.Transient.String(), Error: "the process that ran it died"})
@@ -222,7 +221,7 @@ func (x *execution) loop(ctx context.Context) error {
 			w.stop(fault.Newf("run plan", fault.Transient, x.id, "not done after its deadline of %s; go on with: muster runs resume %s", time.Duration(x.plan.Plan.Spec.Deadline), x.id))
 			w.deadline = nil
 		case <-x.journal.Lost():
-			w.stop(fault.Newf("run plan", fault.Busy, x.id, "another process took this run over; nothing more was done here"))
+			w.stop(x.fenced())
 			w.drain()
 		}
 	}
@@ -360,8 +359,12 @@ func (x *execution) takeSlot(ctx context.Context, step *stepState) bool {
 	case <-ctx.Done():
 		return false
 	case x.slots <- struct{}{}:
-		return true
 	}
+	if ctx.Err() != nil { // both were there, and select took one of them
+		<-x.slots
+		return false
+	}
+	return true
 }
 
 func (x *execution) freeSlot(step *stepState) {

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -19,6 +20,8 @@ type ledger struct {
 	write persist
 	tasks *table
 
+	beginning sync.RWMutex // for reading while a task's intent is journaled, for writing while a cancel is
+
 	run   lifecycle
 	steps []*stepState
 	byID  map[string]*stepState
@@ -31,7 +34,6 @@ type ledger struct {
 	working  time.Duration // the time processes worked on the run, pauses left out
 	resumed  time.Time
 	pauses   []Pause
-	receipts int              // how many came so far
 	undo     bool             // a cancel asked for it
 	stopping *journal.Command // the pause or cancel that was asked for, and has not been reached yet
 	decided  map[string]journal.Command
@@ -56,7 +58,8 @@ type task struct {
 	lifecycle
 	attempt  int
 	receipt  Receipt
-	received int      // the receipt's place among all; a repeated one is the newest again
+	place    int64    // the number of the newest intent or receipt: undo goes backwards by it
+	open     bool     // the newest attempt has left no receipt: what it made is named by nothing
 	summary  *Summary // of a receipt that is kept elsewhere
 	failure  *Failure
 	intended time.Time // of the first attempt
@@ -107,20 +110,42 @@ func (s *stepState) work() []*task {
 // record makes an event durable, then moves the state by it. The command that asked for it, if any, is
 // removed in the same transaction.
 func (l *ledger) record(ctx context.Context, event journal.Event, command *journal.Command) error {
+	leave, err := l.enter(event.Type)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	machine, err := l.machineOf(event)
 	if err != nil {
 		return err
 	}
 	if machine == nil {
-		if err := l.write(ctx, event, command); err != nil {
+		if err := l.write(ctx, &event, command); err != nil {
 			return err
 		}
 		return l.apply(event)
 	}
-	if err := machine.fire(ctx, event, command); err != nil {
+	if err := machine.fire(ctx, &event, command); err != nil {
 		return err
 	}
 	return l.apply(event)
+}
+
+// enter keeps intents and cancels apart: once a cancel is in the journal, no task begins.
+func (l *ledger) enter(event string) (leave func(), err error) {
+	switch event {
+	case RunCancelling:
+		l.beginning.Lock()
+		return l.beginning.Unlock, nil
+	case StepIntent:
+		l.beginning.RLock()
+		if command := l.stop(); ends(command) {
+			l.beginning.RUnlock()
+			return nil, &stopped{command}
+		}
+		return l.beginning.RUnlock, nil
+	}
+	return func() {}, nil
 }
 
 // replay moves the state by events that the journal holds already.
@@ -193,10 +218,6 @@ func (l *ledger) apply(event journal.Event) error {
 	if moved == nil {
 		return fault.Newf("replay journal", fault.Corrupt, event.Type, "the plan has no step %q with item %q", event.Step, event.Item)
 	}
-	if event.Type == StepReceipt {
-		l.receipts++
-		moved.received = l.receipts
-	}
 	if event.Type == StepRetry {
 		l.byID[event.Step].retries++
 	}
@@ -217,7 +238,8 @@ func (l *ledger) applyRun(event journal.Event) error {
 	case RunUndoing:
 		l.goOn(event.Time)
 	default:
-		l.ended, l.stopping = event.Time, nil
+		l.ended = event.Time
+		l.reached(event.Type)
 		if !l.resumed.IsZero() {
 			l.working += event.Time.Sub(l.resumed)
 		}
@@ -231,12 +253,32 @@ func (l *ledger) applyRun(event journal.Event) error {
 
 // applyStop is called with mu held.
 func (l *ledger) applyStop(event journal.Event) error {
-	l.stopping = &journal.Command{}
-	if err := decode(event, l.stopping); err != nil {
+	command := &journal.Command{}
+	if err := decode(event, command); err != nil {
 		return err
 	}
-	l.undo = l.stopping.Verb == VerbUndo
+	if ends(l.stopping) && !ends(command) { // a run that is to end is not paused
+		return nil
+	}
+	l.stopping, l.undo = command, command.Verb == VerbUndo
 	return nil
+}
+
+// reached forgets what was asked for when the run has come there. A cancel outlives everything but the
+// end that it leads to. It is called with mu held.
+func (l *ledger) reached(event string) {
+	switch event {
+	case RunInterrupted, RunPaused, RunFailed:
+		if ends(l.stopping) {
+			return
+		}
+	}
+	l.stopping = nil
+}
+
+// ends reports a command after which a run never goes on.
+func ends(command *journal.Command) bool {
+	return command != nil && command.Verb != VerbPause
 }
 
 func (l *ledger) applyDecision(event journal.Event) error {
@@ -316,13 +358,13 @@ func (l *ledger) applyFinding(event journal.Event) error {
 func (t *task) apply(event journal.Event) error {
 	switch event.Type {
 	case StepIntent:
-		t.attempt, t.ended = event.Attempt, time.Time{}
+		t.attempt, t.ended, t.open, t.place = event.Attempt, time.Time{}, true, event.Sequence
 		if t.intended.IsZero() {
 			t.intended = event.Time
 		}
 	case StepReceipt:
 		t.receipt, t.summary = event.Data, nil
-		t.failure = nil
+		t.failure, t.open, t.place = nil, false, event.Sequence
 	case StepVerified:
 		t.ended = event.Time
 		return decode(event, &t.done)
@@ -344,7 +386,7 @@ func (t *task) apply(event journal.Event) error {
 	case StepUndoFailed:
 		return decode(event, &t.left)
 	case StepUndone:
-		t.receipt, t.left = nil, nil
+		t.receipt, t.left, t.open = nil, nil, false
 	}
 	return nil
 }
@@ -383,17 +425,27 @@ func decode(event journal.Event, into any) error {
 
 // received lists the tasks that hold a receipt, in the order they received it.
 func (l *ledger) received() []*task {
+	return l.inOrder(func(t *task) bool { return t.receipt != nil })
+}
+
+// begun lists the tasks that may have something in the world: those that hold a receipt, and those whose
+// newest attempt has left none.
+func (l *ledger) begun() []*task {
+	return l.inOrder(func(t *task) bool { return t.receipt != nil || t.open })
+}
+
+func (l *ledger) inOrder(wanted func(*task) bool) []*task {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*task
 	for _, step := range l.steps {
 		for _, t := range step.work() {
-			if t.receipt != nil {
+			if wanted(t) {
 				out = append(out, t)
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b *task) int { return a.received - b.received })
+	slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.place, b.place) })
 	return out
 }
 

@@ -107,13 +107,13 @@ func taskTable() fsm.Events {
 		{Name: StepSkipped, Src: stopped, Dst: TaskSkipped},
 		{Name: StepBlocked, Src: []string{TaskPending}, Dst: TaskBlocked},
 		{Name: StepReset, Src: []string{TaskFailed, TaskInterrupted, TaskBlocked}, Dst: TaskPending},
-		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted, TaskPending}, Dst: TaskUndone},
+		{Name: StepUndone, Src: []string{TaskReceived, TaskVerified, TaskFailed, TaskInterrupted, TaskPending, TaskSkipped}, Dst: TaskUndone},
 	}
 }
 
-// persist writes the event of a transition, and removes the command that asked for it; its error keeps
-// the machine where it is.
-type persist func(ctx context.Context, event journal.Event, command *journal.Command) error
+// persist writes the event of a transition, which gets its number, and removes the command that asked for
+// it; its error keeps the machine where it is.
+type persist func(ctx context.Context, event *journal.Event, command *journal.Command) error
 
 // table is the one state machine that all lifecycles of a kind share: one each would cost 50,000 tasks
 // several kilobytes apiece.
@@ -131,7 +131,7 @@ func newTable(events fsm.Events, write persist) *table {
 				if len(e.Args) == 0 { // replayed from the journal
 					return
 				}
-				if err := write(ctx, e.Args[0].(journal.Event), e.Args[1].(*journal.Command)); err != nil {
+				if err := write(ctx, e.Args[0].(*journal.Event), e.Args[1].(*journal.Command)); err != nil {
 					e.Cancel(err)
 				}
 			},
@@ -163,7 +163,7 @@ func (l *lifecycle) can(event string) bool {
 }
 
 // fire moves the machine by a new event, which is persisted first.
-func (l *lifecycle) fire(ctx context.Context, event journal.Event, command *journal.Command) error {
+func (l *lifecycle) fire(ctx context.Context, event *journal.Event, command *journal.Command) error {
 	return l.move(ctx, event.Type, event, command)
 }
 

@@ -21,13 +21,16 @@ import (
 	"github.com/musterdr/muster/state/journal"
 )
 
-// TestMain is also the process that TestCrash kills: see crash_test.go.
+// TestMain is also the process that other tests kill or stop: see crash_test.go.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("MUSTER_TEST_CRASH_DIR"); dir != "" {
 		os.Exit(crashChild(dir, os.Getenv("MUSTER_TEST_CRASH_CASE")))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FENCED_DIR"); dir != "" {
 		os.Exit(fencedChild(dir))
+	}
+	if dir := os.Getenv("MUSTER_TEST_COMPACT_DIR"); dir != "" {
+		os.Exit(compactChild(dir))
 	}
 	if dir := os.Getenv("MUSTER_TEST_FULL_DIR"); dir != "" {
 		os.Exit(fullDiskChild(dir))
@@ -43,14 +46,19 @@ type world struct {
 	calls []string
 	// trouble is what Do of a task meets, in order; then it succeeds.
 	trouble map[string][]error
-	// hook is called in Do of a task, before its effect.
+	// late is what Do of a task meets after its effect, in order.
+	late map[string][]error
+	// hook is called in Do of a task, before its effect, and, named "undo <task>", in its Undo.
 	hook map[string]func(ctx context.Context) error
 	// progress is called in Do of a task after its effect.
 	progress map[string]func(Progress)
 }
 
 func newWorld(dir string) *world {
-	return &world{dir: dir, trouble: map[string][]error{}, hook: map[string]func(context.Context) error{}, progress: map[string]func(Progress){}}
+	return &world{
+		dir: dir, trouble: map[string][]error{}, late: map[string][]error{},
+		hook: map[string]func(context.Context) error{}, progress: map[string]func(Progress){},
+	}
 }
 
 func (w *world) called(text string) {
@@ -77,14 +85,36 @@ func (w *world) position(text string) int {
 	return slices.Index(w.calls, text)
 }
 
-func (w *world) next(task string) error {
+// countOf is how many calls begin with a text.
+func (w *world) countOf(begin string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	queue := w.trouble[task]
+	n := 0
+	for _, call := range w.calls {
+		if strings.HasPrefix(call, begin) {
+			n++
+		}
+	}
+	return n
+}
+
+// removed is where a task was first taken back, from its receipt or without one; -1 when it was not.
+func (w *world) removed(task string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.IndexFunc(w.calls, func(call string) bool { return call == "undo "+task || call == "abandon "+task })
+}
+
+func (w *world) next(task string) error { return w.pop(w.trouble, task) }
+
+func (w *world) pop(queues map[string][]error, task string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	queue := queues[task]
 	if len(queue) == 0 {
 		return nil
 	}
-	w.trouble[task] = queue[1:]
+	queues[task] = queue[1:]
 	return queue[0]
 }
 
@@ -143,6 +173,9 @@ func (s *touch) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
 	} else {
 		s.world.called("made " + taskOf(run))
 	}
+	if err := s.world.pop(s.world.late, taskOf(run)); err != nil {
+		return nil, err
+	}
 	if progress := s.world.progress[taskOf(run)]; progress != nil {
 		progress(run.Progress)
 		return Receipt(`{}`), nil
@@ -159,9 +192,22 @@ func (s *touch) Verify(_ context.Context, run *Run, _ Receipt) error {
 	return nil
 }
 
-func (s *touch) Undo(_ context.Context, run *Run, _ Receipt) error {
-	s.world.called("undo " + taskOf(run))
-	if err := s.world.next("undo " + taskOf(run)); err != nil {
+func (s *touch) Undo(ctx context.Context, run *Run, _ Receipt) error {
+	return s.remove(ctx, run, "undo "+taskOf(run))
+}
+
+func (s *touch) Abandon(ctx context.Context, run *Run) error {
+	return s.remove(ctx, run, "abandon "+taskOf(run))
+}
+
+func (s *touch) remove(ctx context.Context, run *Run, call string) error {
+	s.world.called(call)
+	if hook := s.world.hook[call]; hook != nil {
+		if err := hook(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.world.next(call); err != nil {
 		return err
 	}
 	if err := os.Remove(s.effect(run)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -200,6 +246,8 @@ func (s *ask) Do(ctx context.Context, run *Run, _ Receipt) (Receipt, error) {
 func (s *ask) Verify(context.Context, *Run, Receipt) error { return nil }
 
 func (s *ask) Undo(context.Context, *Run, Receipt) error { return nil }
+
+func (s *ask) Abandon(context.Context, *Run) error { return nil }
 
 func (s *ask) Accept(decision journal.Command) error {
 	if decision.As != "lead" {

@@ -32,19 +32,20 @@ func (x *execution) record(ctx context.Context, kind, step, item string, attempt
 
 // append makes an event durable. It outlives the caller's cancellation: an event that says what was
 // done must not be lost because somebody pressed Ctrl-C.
-func (x *execution) append(ctx context.Context, event journal.Event, command *journal.Command) error {
+func (x *execution) append(ctx context.Context, event *journal.Event, command *journal.Command) error {
 	ctx = context.WithoutCancel(ctx)
 	var appended []journal.Event
 	var err error
 	if command == nil {
-		appended, err = x.journal.Append(ctx, event)
+		appended, err = x.journal.Append(ctx, *event)
 	} else {
-		appended, err = x.journal.Take(ctx, *command, event)
+		appended, err = x.journal.Take(ctx, *command, *event)
 	}
 	if err != nil {
 		return &journalError{err}
 	}
-	x.told().Journaled(appended[0])
+	*event = appended[0]
+	x.told().Journaled(*event)
 	return nil
 }
 

@@ -356,6 +356,9 @@ func (r *Runner) Runs(ctx context.Context) ([]*Report, error) {
 	return out, nil
 }
 
+// Final reports whether the run has ended for good: it cannot be resumed.
+func (r *Report) Final() bool { return isFinal(r.State) }
+
 // stateUnreadable stands in lists for the state of a run that can't be told.
 const stateUnreadable = "unreadable"
 

@@ -26,8 +26,18 @@ type Step interface {
 	Do(ctx context.Context, run *Run, prior Receipt) (Receipt, error)
 	// Verify looks at the world, not at the receipt's word, and says whether Do's promise holds.
 	Verify(ctx context.Context, run *Run, receipt Receipt) error
-	// Undo removes from the world what the receipt names. What is gone already is no error.
+	// Undo removes from the world what the receipt names. What is gone already is no error. Where there
+	// is no receipt, see Abandoner.
 	Undo(ctx context.Context, run *Run, receipt Receipt) error
+}
+
+// Abandoner is implemented by steps whose Do can have made something before its receipt was there.
+type Abandoner interface {
+	// Abandon removes from the world what an attempt of this task may have made that failed, was cut
+	// off or died before its receipt was durable. It finds that by the names that Do derives from run,
+	// step and item. Undo calls it, once the attempt has ended, and again after a crash: what is not
+	// there, or is not this run's, is no error and stays as it is.
+	Abandon(ctx context.Context, run *Run) error
 }
 
 // FanOut is implemented by steps that work on several items: machines, namespaces, volumes.

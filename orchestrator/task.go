@@ -24,8 +24,12 @@ func (x *execution) runTask(ctx context.Context, spec plans.Step, t *task) error
 		if errors.As(err, &broken) {
 			return err
 		}
+		var asked *stopped
+		if errors.As(err, &asked) { // refused before it began
+			return errors.Join(x.interrupt(ctx, t), err)
+		}
 		if ctx.Err() != nil {
-			return errors.Join(x.move(ctx, StepInterrupted, t, nil), context.Cause(ctx))
+			return errors.Join(x.interrupt(ctx, t), context.Cause(ctx))
 		}
 		if !fault.KindOf(err).Retryable() || try >= attempts {
 			return errors.Join(x.move(ctx, StepFailed, t, failure(err)), err)
@@ -69,8 +73,16 @@ func (x *execution) waitForRetry(ctx context.Context, t *task, cause error, wait
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return errors.Join(x.move(ctx, StepInterrupted, t, nil), context.Cause(ctx))
+		return errors.Join(x.interrupt(ctx, t), context.Cause(ctx))
 	}
+}
+
+// interrupt journals that a task was cut off, if it had begun.
+func (x *execution) interrupt(ctx context.Context, t *task) error {
+	if !t.can(StepInterrupted) {
+		return nil
+	}
+	return x.move(ctx, StepInterrupted, t, nil)
 }
 
 // attempt is intent, Do, receipt, Verify, verified: each durable before the next begins.

@@ -105,10 +105,16 @@ func (w *workers) drain() {
 
 // outcome is why the loop ended: nil when everything is done.
 func (w *workers) outcome() error {
-	if cause := context.Cause(w.ctx); cause != nil {
+	cause, command := context.Cause(w.ctx), w.ledger.stop()
+	var broken *journalError
+	switch {
+	case errors.As(cause, &broken):
 		return cause
-	}
-	if command := w.ledger.stop(); command != nil && command.Verb == VerbPause {
+	case ends(command): // whatever else ended it: a cancel that is journaled is obeyed
+		return &stopped{command}
+	case cause != nil:
+		return cause
+	case command != nil:
 		return &paused{command}
 	}
 	var failures []error

@@ -375,9 +375,12 @@ type Machine struct {
 
 // MachineRequest asks for a machine.
 type MachineRequest struct {
-	Token      string            `json:"token"`
-	Name       string            `json:"name"`
-	Root       Handle            `json:"root"` // snapshot of a root disk; zero: the image in Parameters
+	Token string `json:"token"`
+	Name  string `json:"name"`
+	Root  Handle `json:"root"` // snapshot of a root disk; zero: what Disks has for it, else the image in Parameters
+	// Disks give the new machine's disks their content: snapshots by the IDs of the described machine's
+	// volumes.
+	Disks      map[string]Handle `json:"disks,omitempty"`
 	Zone       string            `json:"zone,omitempty"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	Parameters map[string]string `json:"parameters,omitempty"`

@@ -53,6 +53,12 @@ func GoBuild(ctx context.Context, pkg, output string) error {
 	return err
 }
 
+// GoBuildCgo compiles a command of this module that needs cgo, with build tags.
+func GoBuildCgo(ctx context.Context, pkg, output string, tags ...string) error {
+	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=1", "go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", strings.Join(tags, ","), "-o", output, pkg)
+	return err
+}
+
 // builder makes the parts of the cache that are missing.
 type builder struct {
 	cache string

@@ -17,6 +17,8 @@ type Config struct {
 	ControlPlanes int // 1 or 3
 	Workers       int
 	Disks         []Disk // of the first worker
+	// Packages are Debian packages that the workers have beside the base system's.
+	Packages []string
 }
 
 // Up makes a lab with a running kubeadm cluster, all nodes Ready.
@@ -40,7 +42,7 @@ func (l *Lab) up(ctx context.Context, config Config) error {
 		members = append(members, Machine{Name: fmt.Sprintf("%s-cp-%d", config.Name, i), Role: RoleControlPlane})
 	}
 	for i := range config.Workers {
-		worker := Machine{Name: fmt.Sprintf("%s-worker-%d", config.Name, i), Role: RoleWorker}
+		worker := Machine{Name: fmt.Sprintf("%s-worker-%d", config.Name, i), Role: RoleWorker, Packages: config.Packages}
 		if i == 0 {
 			worker.Disks = config.Disks
 		}

@@ -20,7 +20,7 @@ const (
 	exitTransient   = 8
 	exitUnsupported = 9
 	exitNoSpace     = 10
-	exitIncomplete  = 20  // the run ended, but not everything came back
+	exitIncomplete  = 20  // the run ended, but not everything came back; a provider fails its suite
 	exitInterrupted = 130 // stopped cleanly; `muster runs resume` goes on
 )
 
@@ -32,7 +32,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errIncomplete):
+	case errors.Is(err, errIncomplete), errors.Is(err, errNotConforming):
 		return exitIncomplete
 	case errors.As(err, &interrupted):
 		return exitInterrupted

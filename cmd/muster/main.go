@@ -48,6 +48,7 @@ type app struct {
 	output    string
 	verbose   bool
 	state     stateFlags
+	providers providerFlags
 }
 
 func (a *app) command() *cobra.Command {
@@ -65,9 +66,10 @@ On the worst day:  muster rebuild --repository URL --key-file F --machines machi
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to standard error")
 	a.state.register(flags)
+	a.providers.register(flags)
 	root.AddCommand(
 		a.initCommand(), a.planCommand(), a.runCommand(), a.runsCommand(),
-		a.pointsCommand(), a.rebuildCommand(), a.versionCommand(),
+		a.pointsCommand(), a.rebuildCommand(), a.providerCommand(), a.versionCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	return root

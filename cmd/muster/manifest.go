@@ -20,5 +20,26 @@ func printManifest(out io.Writer, m repository.Manifest) error {
 	for _, machine := range m.Machines {
 		fmt.Fprintf(out, "  machine %s: %s, %s, %s, %d devices\n", machine.Name, machine.Role, machine.OS, bytesText(machine.Rootfs.Size), len(machine.Devices))
 	}
+	for _, volume := range m.Volumes {
+		name := volume.ID
+		if volume.PVC != "" {
+			name = volume.PVC + " (" + volume.ID + ")"
+		}
+		fmt.Fprintf(out, "  volume %s: %s at %s, %s, %s, in the %s\n", name, volume.Provider, volume.Storage, bytesText(volume.Size), volume.Consistency, placeText(volume.Mode))
+	}
+	for _, left := range m.VolumesLeft {
+		fmt.Fprintf(out, "  volume %s: not captured: %s\n", left.Subject, left.Reason)
+	}
 	return nil
+}
+
+func placeText(mode repository.VolumeMode) string {
+	switch mode {
+	case repository.VolumeSnapshot:
+		return "backend's snapshot alone"
+	case repository.VolumeBoth:
+		return "repository and a snapshot"
+	default:
+		return "repository"
+	}
 }

@@ -6,19 +6,30 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/musterdr/muster/providers/mem"
+	"github.com/musterdr/muster/providers/rpc"
 )
 
 var update = flag.Bool("update", false, "write the scripts' golden output anew")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"muster": main})
+	memory := func() { os.Exit(rpc.Serve(mem.New(mem.Config{Now: time.Now, Version: "1.2.3"}))) }
+	testscript.Main(m, map[string]func(){
+		"muster": main, "muster-provider-mem": memory, "muster-provider-alias": memory,
+		"muster-provider-future": func() {
+			os.Exit(rpc.ServeProtocols(mem.New(mem.Config{Now: time.Now}), rpc.Range{Oldest: 7, Newest: 9}))
+		},
+	})
 }
 
 // TestScripts runs muster as a person does: see testdata/script.
@@ -30,7 +41,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MUSTER_STATE_DIR", env.WorkDir+"/state")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity, "await": await, "run-id": runID, "expand": expand},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity, "await": await, "run-id": runID, "expand": expand, "plugin": plugin},
 	})
 }
 
@@ -109,6 +120,25 @@ func expand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	text := strings.ReplaceAll(ts.ReadFile(args[0]), "$WORK", ts.Getenv("WORK"))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// plugin puts providers' programs into a folder: plugin FOLDER NAMES…
+func plugin(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: plugin FOLDER NAMES…")
+	}
+	ts.Check(os.MkdirAll(ts.MkAbs(args[0]), 0o755))
+	for _, name := range args[1:] {
+		self, err := os.Executable()
+		ts.Check(err)
+		to := filepath.Join(ts.MkAbs(args[0]), "muster-provider-"+name)
+		if os.Link(self, to) == nil {
+			continue
+		}
+		content, err := os.ReadFile(self)
+		ts.Check(err)
+		ts.Check(os.WriteFile(to, content, 0o755))
+	}
 }
 
 // mode wants a file's permissions: mode 0600 FILE

@@ -69,8 +69,10 @@ func (a *app) withRunner(ctx context.Context, observer orchestrator.Observer, wo
 		return err
 	}
 	traces := newTracing(ctx, a.log())
+	backends := &backends{app: a}
+	defer backends.close()
 	runner := orchestrator.NewRunner(orchestrator.Config{
-		Store: store, Definitions: steps.All(), Repository: a.openRepository,
+		Store: store, Definitions: steps.All(), Repository: a.openRepository, Providers: backends,
 		Observer: observed(observer, traces.perRun()), Log: a.log(), Now: a.now,
 	})
 	err = errors.Join(work(runner), store.Close())

@@ -30,6 +30,8 @@ type CompareConfig struct {
 	// Include, Exclude and ExcludeKinds narrow the comparison to what a replay with the same filter
 	// brings: see ReplayConfig.
 	Include, Exclude, ExcludeKinds []string
+	// Rebound are the names of PersistentVolumes whose backend's volumes are new ones: see Rebind.
+	Rebound []string
 }
 
 // Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
@@ -454,7 +456,7 @@ func (c *comparison) gather(ctx context.Context) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	found := facts{gone: map[string]bool{}, kept: map[string]bool{}}
+	found := facts{gone: map[string]bool{}, kept: map[string]bool{}, rebound: c.config.Rebound}
 	captured := 0
 	for _, entry := range c.config.Entries {
 		if entry.Group != "" || entry.Resource != "nodes" {

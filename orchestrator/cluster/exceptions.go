@@ -1,5 +1,7 @@
 package cluster
 
+import "slices"
+
 // Mode says in what relation two clusters stand that are compared.
 type Mode string
 
@@ -24,6 +26,8 @@ type facts struct {
 	gone  map[string]bool // names of captured nodes that the living cluster has not
 	kept  map[string]bool // names of nodes that both have, at the same address
 	moved bool            // a node is gone, new, or has another address
+	// rebound are the names of PersistentVolumes that were made again around restored volumes.
+	rebound []string
 }
 
 // exceptions is the whole list of what Compare excuses.
@@ -47,8 +51,20 @@ func alwaysExcused() []exception {
 		{Rule: Rule{Group: "batch", Resource: "jobs", Reason: "CronJobs start Jobs and clean them up"}, when: ownedBy("CronJob")},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "Jobs start pods and clean them up"}, when: ownedBy("Job")},
 		{Rule: Rule{Reason: "it was being deleted already"}, when: isDeleting},
+		{Rule: Rule{Group: "core", Resource: "persistentvolumes", Fields: append(volumeSources(),
+			"/metadata/uid", "/metadata/creationTimestamp", "/metadata/annotations/pv.kubernetes.io~1*", "/metadata/finalizers",
+			"/spec/nodeAffinity", "/spec/capacity", "/spec/storageClassName", "/spec/mountOptions",
+		), Reason: "it was made again around the restored volume"}, when: isRebound},
 	}
 }
+
+// volumeSources are the fields of a PersistentVolume that say where its content is, for the kinds that
+// providers bind.
+func volumeSources() []string {
+	return []string{"/spec/csi", "/spec/rbd", "/spec/cephfs", "/spec/glusterfs", "/spec/awsElasticBlockStore"}
+}
+
+func isRebound(f facts, o Object) bool { return slices.Contains(f.rebound, o.name()) }
 
 func rebuildExcused() []exception {
 	onGone := func(f facts, o Object) bool { return f.gone[o.text("spec", "nodeName")] }

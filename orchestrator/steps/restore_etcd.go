@@ -286,7 +286,18 @@ func (s *RestoreEtcd) Undo(ctx context.Context, run *orchestrator.Run, receipt o
 	if err := json.Unmarshal(receipt, &r); err != nil {
 		return fault.New("undo restore of etcd", fault.Corrupt, "receipt", err)
 	}
-	member, err := s.open(ctx, run, r.Machine)
+	return s.empty(ctx, run, r.Machine)
+}
+
+// Abandon implements orchestrator.Abandoner: a data directory that was filled in part is marked as this
+// run's, too.
+func (s *RestoreEtcd) Abandon(ctx context.Context, run *orchestrator.Run) error {
+	return s.empty(ctx, run, run.Item)
+}
+
+// empty removes the member of this run from a machine, if there is one.
+func (s *RestoreEtcd) empty(ctx context.Context, run *orchestrator.Run, name string) error {
+	member, err := s.open(ctx, run, name)
 	if err != nil {
 		return err
 	}
@@ -296,7 +307,7 @@ func (s *RestoreEtcd) Undo(ctx context.Context, run *orchestrator.Run, receipt o
 		return err
 	}
 	if found.kubelet {
-		return fault.Newf("undo restore of etcd", fault.Busy, r.Machine, "kubelet runs: stop it first (systemctl stop kubelet)")
+		return fault.Newf("undo restore of etcd", fault.Busy, name, "kubelet runs: stop it first (systemctl stop kubelet)")
 	}
 	return member.host.Run(ctx, machine.Command{Script: member.place.clearScript()})
 }

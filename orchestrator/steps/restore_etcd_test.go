@@ -282,6 +282,33 @@ func TestRestoreEtcdUndo(t *testing.T) {
 	f.do(t, "cp-0")
 }
 
+// TestRestoreEtcdAbandon removes a member of which no receipt tells, and one that was cut off; another
+// run's stays.
+func TestRestoreEtcdAbandon(t *testing.T) {
+	f := newEtcdRestoreTest(t, "cp-0")
+	f.do(t, "cp-0")
+	other := *f.run
+	other.ID = "another"
+	if err := f.step.Abandon(t.Context(), &other); err != nil {
+		t.Fatal(err)
+	}
+	if tree := etcdTestTree(t, f.hosts["cp-0"].root); tree == "" {
+		t.Error("another run's member was removed")
+	}
+	for range 2 { // nothing there is no error
+		if err := f.step.Abandon(t.Context(), f.run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.hosts["cp-0"].write(t, "/var/lib/etcd/.muster-"+f.run.ID+"/member/snap/db", "cut off")
+	if err := f.step.Abandon(t.Context(), f.run); err != nil {
+		t.Fatal(err)
+	}
+	if tree := etcdTestTree(t, f.hosts["cp-0"].root); tree != "" {
+		t.Errorf("left: %s", tree)
+	}
+}
+
 var (
 	_ orchestrator.Step       = (*RestoreEtcd)(nil)
 	_ orchestrator.FanOut     = (*RestoreEtcd)(nil)

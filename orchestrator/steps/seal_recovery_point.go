@@ -3,9 +3,11 @@ package steps
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -77,7 +79,7 @@ func (s *SealRecoveryPoint) seal(ctx context.Context, run *orchestrator.Run, sou
 func sealLayers(source sealSource) (repository.Manifest, []repository.Subtree, error) {
 	var manifest repository.Manifest
 	var subtrees []repository.Subtree
-	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces} {
+	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes} {
 		more, err := gather(source, &manifest)
 		if err != nil {
 			return manifest, nil, err
@@ -161,10 +163,13 @@ func sealInstant(m repository.Manifest) (time.Time, float64) {
 	for _, machine := range m.Machines {
 		times = append(times, machine.Taken)
 	}
+	for _, volume := range m.Volumes {
+		times = append(times, volume.Instant)
+	}
 	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	instant := times[0]
 	if instants == 0 {
-		instant = first // a point of machines alone is as old as the oldest of them
+		instant = first // a point of machines and volumes alone is as old as the oldest of them
 	}
 	return instant.UTC(), last.Sub(first).Seconds()
 }
@@ -232,6 +237,14 @@ func sealedContents(m repository.Manifest) []repository.Content {
 			out = append(out, device.Image)
 		}
 	}
+	for _, volume := range m.Volumes {
+		if volume.Image != nil {
+			out = append(out, volume.Image.Image, volume.Image.Chunks)
+		}
+		if volume.Files != nil {
+			out = append(out, volume.Files.Archive, volume.Files.Index)
+		}
+	}
 	return out
 }
 
@@ -263,6 +276,26 @@ func (s *SealRecoveryPoint) Undo(ctx context.Context, run *orchestrator.Run, rec
 		}
 	}
 	return nil
+}
+
+// Abandon implements orchestrator.Abandoner: a point's manifest names the run that sealed it.
+func (s *SealRecoveryPoint) Abandon(ctx context.Context, run *orchestrator.Run) error {
+	points, err := run.Repository.Points(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, point := range points {
+		if !strings.HasPrefix(point.ID, run.Cluster.Metadata.Name+"-") {
+			continue
+		}
+		manifest, err := run.Repository.Manifest(ctx, point)
+		if err == nil && manifest.Run == run.ID {
+			err = run.Repository.Delete(ctx, point)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
 // Summarize implements orchestrator.Summarizer.

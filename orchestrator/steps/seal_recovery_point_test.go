@@ -137,9 +137,18 @@ func TestSealMakesOnePointOfAllLayers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := step.Abandon(t.Context(), run); err != nil {
+		t.Fatal(err)
+	}
 	points, err := run.Repository.Points(t.Context())
 	if err != nil || len(points) != 1 || points[0].ID != "prod-20260102T150405Z-r2" {
 		t.Errorf("left after undo: %+v, %v", points, err)
+	}
+	if err := step.Abandon(t.Context(), &other); err != nil { // as if it had died before its receipt
+		t.Fatal(err)
+	}
+	if points, err := run.Repository.Points(t.Context()); err != nil || len(points) > 0 {
+		t.Errorf("left of an attempt without a receipt: %+v, %v", points, err)
 	}
 }
 

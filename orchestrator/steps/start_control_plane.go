@@ -155,6 +155,11 @@ func (s *StartControlPlane) Verify(ctx context.Context, run *orchestrator.Run, _
 
 // Undo stops the kubelets.
 func (s *StartControlPlane) Undo(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) error {
+	return s.Abandon(ctx, run)
+}
+
+// Abandon implements orchestrator.Abandoner.
+func (s *StartControlPlane) Abandon(ctx context.Context, run *orchestrator.Run) error {
 	for _, m := range controlPlanes(run.Machines) {
 		host, err := machine.Dial(ctx, m, run.Machines.Spec.SSH)
 		if err != nil {

@@ -84,8 +84,12 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 	if _, err := run.ReceiptOf("replay-namespaces", &replay); err != nil {
 		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "replay-namespaces", err)
 	}
+	var bound boundVolumes
+	if _, err := run.ReceiptOf("bind-volumes", &bound); err != nil {
+		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "bind-volumes", err)
+	}
 	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode,
-		Include: replay.Include, Exclude: replay.Exclude, ExcludeKinds: replay.ExcludeKinds})
+		Include: replay.Include, Exclude: replay.Exclude, ExcludeKinds: replay.ExcludeKinds, Rebound: bound.names()})
 }
 
 func reportDifferences(run *orchestrator.Run, found cluster.Comparison) {

@@ -26,13 +26,20 @@ func (c *scope) refused(op string, err error, kinds ...fault.Kind) {
 	}
 }
 
-// open gives another client of the backend.
+// open gives a client of its own to a case.
 func (c *scope) open() providers.Provider {
 	p, err := c.config.Open(c.ctx)
 	c.must("open another client", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.opened = append(c.opened, p)
+	return p
+}
+
+// other is a second client, which has made nothing: what it knows, another process knows.
+func (c *scope) other() providers.Provider {
+	p, err := c.secondClient(c.ctx)
+	c.must("open a second client", err)
 	return p
 }
 

@@ -29,7 +29,9 @@ func (c *scope) cleanUp() {
 func (s *suite) sweep(t T) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.Patience)
 	defer cancel()
+	s.mu.Lock()
 	bin := s.lasting
+	s.mu.Unlock()
 	bin.provider = s.provider
 	query := providers.Query{Tags: map[string]string{providers.TagRun: s.config.Run}}
 	if s.info.Can(providers.CapSnapshot) {

@@ -52,7 +52,7 @@ func clone(c *scope) {
 		c.Errorf("the volume has %d bytes; the snapshot has %d", first.Size, n.Size)
 	}
 	r.Size = 0
-	other := c.open()
+	other := c.other()
 	again, err := c.cloneOf(other, r)
 	c.must("make it again", err)
 	c.same(first, again)
@@ -98,7 +98,8 @@ func cloneGrows(c *scope) {
 	v, err := c.cloneOf(c.provider, r)
 	c.must("make a larger volume from a snapshot", err)
 	c.looksRight(v, r)
-	c.volumeHolds(c.provider, v, append(content, make(picture, c.config.Size)...))
+	content.size = v.Size
+	c.volumeHolds(c.provider, v, content)
 }
 
 func cloneLivesOn(c *scope) {
@@ -115,7 +116,7 @@ func cloneLivesOn(c *scope) {
 		_, err = c.provider.SnapshotOf(c.ctx, n.Handle)
 		c.refused("describe a deleted snapshot", err, fault.NotFound)
 	}
-	check(c.open(), copied)
+	check(c.other(), copied)
 	if busy && c.makes() {
 		c.must("delete the clone", c.provider.DeleteVolume(c.ctx, copied.Handle))
 		c.must("delete the snapshot, without a clone", c.provider.DeleteSnapshot(c.ctx, n.Handle))
@@ -158,7 +159,7 @@ func copySnapshot(c *scope) {
 		c.Errorf("the copy is %q of %d bytes of %s; the snapshot is %q of %d bytes of %s", copied.ID, copied.Size, copied.Content, n.ID, n.Size, n.Content)
 	}
 	c.tagged(copied.Tags, r.Tags, r.Token)
-	again, err := c.open().CopySnapshot(c.ctx, r)
+	again, err := c.other().CopySnapshot(c.ctx, r)
 	c.must("copy it again by the same token", err)
 	if again.ID != copied.ID {
 		c.Errorf("the same token gave the copies %q and %q", copied.ID, again.ID)

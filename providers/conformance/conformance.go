@@ -98,7 +98,7 @@ func Run(t T, config Config) {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	defer s.provider.Close()
+	defer s.close()
 	for _, c := range cases() {
 		s.runCase(t, c)
 	}

@@ -183,7 +183,7 @@ func atOnce(c *scope) {
 	if !c.makes() {
 		c.Skipf("the provider makes no volumes of %s", c.content)
 	}
-	clients := []providers.Provider{c.provider, c.open()}
+	clients := []providers.Provider{c.provider, c.other()}
 	requests := make([]providers.CreateRequest, 8)
 	for i := range requests {
 		requests[i] = c.request()

@@ -102,7 +102,7 @@ func attach(c *scope) {
 	if again := c.attach(c.provider, r); again.Path != a.Path {
 		c.Errorf("the same token gave the folders %q and %q", a.Path, again.Path)
 	}
-	other := c.open()
+	other := c.other()
 	again := c.attach(other, r)
 	c.planted(again.Path)
 	if again.Path != a.Path {
@@ -153,7 +153,7 @@ func attachSnapshot(c *scope) {
 	if a.Instant.IsZero() {
 		c.Errorf("the attached snapshot has no instant")
 	}
-	again := c.attach(c.open(), r)
+	again := c.attach(c.other(), r)
 	if again.Path != a.Path || again.Mark != a.Mark {
 		c.Errorf("the same token gave %q, mark %q, and %q, mark %q", a.Path, a.Mark, again.Path, again.Mark)
 	}
@@ -188,7 +188,7 @@ func changes(c *scope) {
 	})
 	second := c.marked(v)
 	r := providers.ChangesRequest{Volume: v.Handle, Since: first, Until: second}
-	for _, p := range []providers.Provider{c.provider, c.open()} {
+	for _, p := range []providers.Provider{c.provider, c.other()} {
 		got := c.listChanges(p, r)
 		for _, want := range []string{".", "a/deep/er", "b", "new", "new/folder"} {
 			if !slices.Contains(got, want) {

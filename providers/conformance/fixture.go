@@ -14,8 +14,8 @@ type fixture struct {
 
 // fixture makes it for the first case that needs it; sweep removes it, or the last case.
 func (c *scope) fixture() fixture {
-	if c.suite.shared != nil {
-		return *c.suite.shared
+	if f := c.sharedFixture(); f != nil {
+		return *f
 	}
 	f := fixture{before: c.picture(100)}
 	f.volume = c.painted(f.before)
@@ -27,11 +27,24 @@ func (c *scope) fixture() fixture {
 		c.become(f.volume, f.before, f.after, written)
 		f.snapshot, f.changed = c.snapshot(c.provider, f.volume), true
 	}
+	c.share(&f)
+	return f
+}
+
+func (s *suite) sharedFixture() *fixture {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shared
+}
+
+// share lets the fixture outlast the case that made it.
+func (c *scope) share(f *fixture) {
+	c.suite.mu.Lock()
+	defer c.suite.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.suite.shared = &f
+	c.suite.shared = f
 	c.suite.lasting.volumes = append(c.suite.lasting.volumes, c.volumes...)
 	c.suite.lasting.snapshots = append(c.suite.lasting.snapshots, c.snapshots...)
 	c.volumes, c.snapshots = nil, nil
-	return f
 }

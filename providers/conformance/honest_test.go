@@ -3,12 +3,15 @@ package conformance_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/conformance"
+	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/providers/mem"
 )
 
@@ -46,8 +49,7 @@ func bench(t *testing.T, settings mem.Settings, lie func(providers.Provider, *me
 		Zone:         "north",
 		CopyTarget:   map[string]string{"region": "elsewhere"},
 		Machine:      &providers.MachineRequest{Name: "node-1", Parameters: map[string]string{"image": "debian"}},
-		Patience:     5 * time.Second,
-		Soon:         300 * time.Millisecond,
+		Patience:     time.Minute,
 		Volumes: func(ctx context.Context, content providers.Content, n int) ([]providers.Volume, error) {
 			var all []providers.Volume
 			for range n {
@@ -100,6 +102,7 @@ func TestRecordsHonest(t *testing.T) {
 			config := bench(t, settings, nil)
 			config.KillAfter = []time.Duration{0, 2 * time.Millisecond}
 			results := conformance.Record(config, func(conformance.Result) { seen++ })
+			nothingIsLeft(t, config)
 			passed := 0
 			for _, r := range results {
 				switch r.Outcome {
@@ -169,9 +172,38 @@ func TestFaultsAreCaught(t *testing.T) {
 			t.Parallel()
 			config := bench(t, mem.Settings{Faults: []mem.Fault{try.fault}}, nil)
 			if try.fault.Deaf || try.fault.Hang || try.fault.Corrupt == mem.CorruptFlood {
-				config.Patience = time.Second
+				config.Patience, config.Soon = 3*time.Second, 300*time.Millisecond
 			}
 			caught(t, config, try.fails, try.reason)
+			if !try.fault.Deaf {
+				nothingIsLeft(t, config)
+			}
 		})
 	}
+}
+
+// nothingIsLeft looks for what a suite has made.
+func nothingIsLeft(t *testing.T, config conformance.Config) {
+	t.Helper()
+	p, err := config.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	query := providers.Query{Tags: map[string]string{providers.TagRun: "*"}}
+	err = errors.Join(
+		unlessUnsupported(p.Discover(t.Context(), query, func(v providers.Volume) error { return fmt.Errorf("volume %s is left", v.ID) })),
+		unlessUnsupported(p.ListSnapshots(t.Context(), query, func(n providers.Snapshot) error { return fmt.Errorf("snapshot %s is left", n.ID) })),
+		unlessUnsupported(p.DiscoverMachines(t.Context(), query, func(m providers.Machine) error { return fmt.Errorf("machine %s is left", m.ID) })),
+	)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func unlessUnsupported(err error) error {
+	if fault.Is(err, fault.Unsupported) {
+		return nil
+	}
+	return err
 }

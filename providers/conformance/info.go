@@ -1,12 +1,11 @@
 package conformance
 
 import (
+	"bytes"
 	"regexp"
 	"slices"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-
-	"strings"
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/fault"
@@ -52,7 +51,7 @@ func infoIsSane(c *scope) {
 }
 
 func schema(text []byte) error {
-	document, err := jsonschema.UnmarshalJSON(strings.NewReader(string(text)))
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func machine(c *scope) {
 		c.Errorf("machine %q is called %q and is %q; expected %q, running", m.ID, m.Name, m.State, r.Name)
 	}
 	c.tagged(m.Tags, r.Tags, r.Token)
-	other := c.open()
+	other := c.other()
 	if again := c.createMachine(other, r); again.ID != m.ID {
 		c.Errorf("the same token gave the machines %q and %q", m.ID, again.ID)
 	}
@@ -89,7 +89,7 @@ func discoverMachines(c *scope) {
 		{"by ID", providers.Query{IDs: []string{b.ID}}, []string{b.ID}},
 		{"by a value that none has", providers.Query{Tags: map[string]string{providers.TagStep: "none"}}, nil},
 	} {
-		if got := c.listMachines(c.open(), try.query); !slices.Equal(got, try.want) {
+		if got := c.listMachines(c.other(), try.query); !slices.Equal(got, try.want) {
 			c.Errorf("discover machines %s: %q; expected %q", try.name, got, try.want)
 		}
 	}
@@ -109,7 +109,7 @@ func machineFromRoot(c *scope) {
 		c.Errorf("the machine made from a root disk's snapshot has no volume")
 	}
 	var got []string
-	err := c.open().Discover(c.ctx, providers.Query{Machine: m.ID}, func(v providers.Volume) error {
+	err := c.other().Discover(c.ctx, providers.Query{Machine: m.ID}, func(v providers.Volume) error {
 		got = append(got, v.ID)
 		if v.Machine != m.ID {
 			c.Errorf("volume %q is attached to %q; it was found by machine %q", v.ID, v.Machine, m.ID)

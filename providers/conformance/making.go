@@ -1,10 +1,12 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/musterdr/muster/providers"
@@ -28,36 +30,44 @@ func (c *scope) request() providers.CreateRequest {
 	return r
 }
 
-// keep remembers what must be removed.
+// remember adds a handle that is not there yet.
+func remember(all []providers.Handle, h providers.Handle) []providers.Handle {
+	if slices.ContainsFunc(all, func(known providers.Handle) bool { return bytes.Equal(known.State, h.State) }) {
+		return all
+	}
+	return append(all, h)
+}
+
+// keepVolume remembers what must be removed.
 func (c *scope) keepVolume(v providers.Volume) providers.Volume {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.volumes = append(c.volumes, v.Handle)
+	c.volumes = remember(c.volumes, v.Handle)
 	return v
 }
 
 func (c *scope) keepSnapshot(n providers.Snapshot) providers.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.snapshots = append(c.snapshots, n.Handle)
+	c.snapshots = remember(c.snapshots, n.Handle)
 	return n
 }
 
 func (c *scope) keepMount(a providers.Attachment) providers.Attachment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mounts = append(c.mounts, a.Handle)
+	c.mounts = remember(c.mounts, a.Handle)
 	return a
 }
 
 func (c *scope) keepMachine(m providers.Machine) providers.Machine {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.machines = append(c.machines, m.Handle)
+	c.machines = remember(c.machines, m.Handle)
 	return m
 }
 
-// writeCalled makes a volume with a content.
+// write makes a volume with a content.
 func (c *scope) write(ctx context.Context, p providers.Provider, r providers.CreateRequest, content picture) (providers.Volume, error) {
 	v, err := p.Write(ctx, providers.WriteRequest{CreateRequest: r}, c.source(content))
 	if err == nil {
@@ -123,7 +133,7 @@ func (c *scope) painted(content picture) providers.Volume {
 		c.Skipf("no way to put data into a volume: the provider does not claim %q, and there is no Fill in the suite's configuration", providers.CapWrite)
 	}
 	v := c.empty()
-	c.become(v, make(picture, len(content)), content, nil)
+	c.become(v, blankPicture(content.size), content, nil)
 	return v
 }
 
@@ -149,7 +159,7 @@ func (c *scope) tryBecome(ctx context.Context, v providers.Volume, before, after
 		written = c.pieces(before, after)
 	}
 	for _, e := range written {
-		if err := c.config.Fill(ctx, v, e.Offset, after[e.Offset:e.End()]); err != nil {
+		if err := c.config.Fill(ctx, v, e.Offset, after.bytes(e)); err != nil {
 			return err
 		}
 	}
@@ -160,10 +170,10 @@ func (c *scope) tryBecome(ctx context.Context, v providers.Volume, before, after
 func (c *scope) pieces(a, b picture) []providers.Extent {
 	var all []providers.Extent
 	step := c.up(pieceSize)
-	for at := int64(0); at < int64(len(a)); at += step {
-		end := min(at+step, int64(len(a)))
-		if differs(a[at:end], b[at:end]) >= 0 {
-			all = append(all, providers.Extent{Offset: at, Length: end - at})
+	for at := int64(0); at < a.size; at += step {
+		e := providers.Extent{Offset: at, Length: min(step, a.size-at)}
+		if (!a.blank(e) || !b.blank(e)) && !bytes.Equal(a.bytes(e), b.bytes(e)) {
+			all = append(all, e)
 		}
 	}
 	return all

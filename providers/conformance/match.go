@@ -70,7 +70,7 @@ func sourceOf(pv *corev1.PersistentVolume) string {
 }
 
 func (c *scope) matched(name string, pv *corev1.PersistentVolume, want providers.Volume) {
-	got, err := c.open().Match(c.ctx, pv)
+	got, err := c.other().Match(c.ctx, pv)
 	c.must("match "+name, err)
 	if got.ID != want.ID {
 		c.Errorf("match %s: it is volume %q; expected %q", name, got.ID, want.ID)

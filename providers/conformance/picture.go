@@ -3,23 +3,112 @@ package conformance
 import (
 	"bytes"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 
 	"github.com/musterdr/muster/providers"
 )
 
-// picture is the content that a block volume must have: the truth that every case compares with.
-type picture []byte
+// picture is the content that a block volume must have: the truth that every case compares with. It keeps
+// pieces that are not zeros alone, so that a volume may be large.
+type picture struct {
+	size   int64
+	pieces map[int64][]byte // by their index; pieceSize bytes each
+}
 
 const pieceSize = 64 << 10
+
+// blankPicture is one of zeros.
+func blankPicture(size int64) picture { return picture{size: size, pieces: map[int64][]byte{}} }
+
+func (p picture) clone() picture {
+	c := blankPicture(p.size)
+	for i, piece := range p.pieces {
+		c.pieces[i] = slices.Clone(piece)
+	}
+	return c
+}
+
+// set puts data in its place; nil: zeros.
+func (p picture) set(e providers.Extent, data []byte) {
+	for at := e.Offset; at < e.End(); {
+		index := at / pieceSize
+		end := min((index+1)*pieceSize, e.End())
+		piece := p.pieces[index]
+		switch {
+		case data == nil && piece != nil:
+			clear(piece[at-index*pieceSize : end-index*pieceSize])
+		case data != nil:
+			if piece == nil {
+				piece = make([]byte, pieceSize)
+				p.pieces[index] = piece
+			}
+			copy(piece[at-index*pieceSize:], data[at-e.Offset:end-e.Offset])
+		}
+		at = end
+	}
+}
+
+// bytes are those of a stretch.
+func (p picture) bytes(e providers.Extent) []byte {
+	data := make([]byte, e.Length)
+	for index := e.Offset / pieceSize; index*pieceSize < e.End(); index++ {
+		piece, start := p.pieces[index], index*pieceSize
+		switch {
+		case piece == nil:
+		case start < e.Offset:
+			copy(data, piece[e.Offset-start:])
+		default:
+			copy(data[start-e.Offset:], piece)
+		}
+	}
+	return data
+}
+
+// differs is the first offset at which two pictures differ; -1 when they are equal.
+func differs(a, b picture) int64 {
+	indices := maps.Clone(a.pieces)
+	maps.Copy(indices, b.pieces)
+	for _, index := range slices.Sorted(maps.Keys(indices)) {
+		e := providers.Extent{Offset: index * pieceSize, Length: pieceSize}
+		x, y := a.bytes(e), b.bytes(e)
+		if bytes.Equal(x, y) {
+			continue
+		}
+		for i := range x {
+			if x[i] != y[i] {
+				return e.Offset + int64(i)
+			}
+		}
+	}
+	if a.size != b.size {
+		return min(a.size, b.size)
+	}
+	return -1
+}
+
+// blank reports whether a stretch is zeros.
+func (p picture) blank(e providers.Extent) bool {
+	for index := e.Offset / pieceSize; index*pieceSize < e.End(); index++ {
+		piece, start := p.pieces[index], index*pieceSize
+		if piece == nil {
+			continue
+		}
+		from, to := max(e.Offset-start, 0), min(e.End()-start, pieceSize)
+		if slices.ContainsFunc(piece[from:to], func(b byte) bool { return b != 0 }) {
+			return false
+		}
+	}
+	return true
+}
 
 // up is the next multiple of the alignment.
 func (c *scope) up(n int64) int64 { return (n + c.config.Align - 1) / c.config.Align * c.config.Align }
 
 // picture is a sparse one: data at both ends, in two places between, and holes.
 func (c *scope) picture(seed uint64) picture {
-	p := make(picture, c.config.Size)
+	p := blankPicture(c.config.Size)
 	half := c.up(c.config.Size / 2)
 	c.paint(p, seed, 0, pieceSize)
 	c.paint(p, seed+1, 4*pieceSize, 7*pieceSize)
@@ -31,68 +120,54 @@ func (c *scope) picture(seed uint64) picture {
 // paint fills a stretch, whose ends are moved outwards to the alignment, with noise without zeros.
 func (c *scope) paint(p picture, seed uint64, from, to int64) providers.Extent {
 	from = from / c.config.Align * c.config.Align
-	to = min(c.up(to), int64(len(p)))
-	noise := rand.New(rand.NewPCG(seed, 4)) //nolint:gosec // test data, the same in every run
-	for i := from; i < to; i++ {
-		p[i] = byte(noise.Uint32()%255) + 1
+	to = min(c.up(to), p.size)
+	noise := rand.New(rand.NewPCG(seed, 4))
+	data := make([]byte, to-from)
+	for i := range data {
+		data[i] = byte(noise.Uint32()%255) + 1
 	}
-	return providers.Extent{Offset: from, Length: to - from}
+	e := providers.Extent{Offset: from, Length: to - from}
+	p.set(e, data)
+	return e
 }
 
 // repaint is the picture after an application has worked on it: data replaced, added and made zeros; and
 // the stretches that it wrote.
 func (c *scope) repaint(p picture, seed uint64) (picture, []providers.Extent) {
-	after := slices.Clone(p)
+	after := p.clone()
 	quarter := c.config.Size / 4
-	written := []providers.Extent{
-		c.paint(after, seed, 0, 1),
-		c.paint(after, seed+1, quarter+pieceSize, quarter+2*pieceSize),
-	}
+	first := c.paint(after, seed, 0, 1)
+	last := c.paint(after, seed+1, quarter+pieceSize, quarter+2*pieceSize)
 	zeroed := providers.Extent{Offset: c.up(4 * pieceSize), Length: c.up(pieceSize)}
-	clear(after[zeroed.Offset:zeroed.End()])
-	return after, []providers.Extent{written[0], zeroed, written[1]}
+	after.set(zeroed, nil)
+	return after, []providers.Extent{first, zeroed, last}
 }
 
-// source gives the picture as blocks: data in pieces, some holes as blocks of zeros, others left out.
+// source gives the picture as blocks: data in pieces; of the holes, every other one as a block of zeros.
 func (c *scope) source(p picture) providers.Source {
 	step := c.up(pieceSize)
 	at, holes := int64(0), 0
+	piece := func(from int64) providers.Extent {
+		return providers.Extent{Offset: from, Length: min(step, p.size-from)}
+	}
 	return func() (providers.Block, error) {
-		for at < int64(len(p)) {
-			from := at
-			to := min(at+step, int64(len(p)))
-			at = to
-			if !blank(p[from:to]) {
-				return providers.NewBlock(from, p[from:to]), nil
+		for at < p.size {
+			hole := at
+			for at < p.size && p.blank(piece(at)) {
+				at += piece(at).Length
 			}
-			if holes++; holes%2 == 0 {
-				return providers.ZeroBlock(from, to-from), nil
+			if at > hole {
+				if holes++; holes%2 == 0 {
+					return providers.ZeroBlock(hole, at-hole), nil
+				}
+				continue
 			}
+			e := piece(at)
+			at = e.End()
+			return providers.NewBlock(e.Offset, p.bytes(e)), nil
 		}
 		return providers.Block{}, io.EOF
 	}
-}
-
-func blank(data []byte) bool {
-	for _, b := range data {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// differs is the first offset at which two contents differ, -1 when they are equal.
-func differs(a, b []byte) int64 {
-	if bytes.Equal(a, b) {
-		return -1
-	}
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return int64(i)
-		}
-	}
-	return int64(min(len(a), len(b)))
 }
 
 // collect puts blocks where they belong and holds them to what Read promises.
@@ -128,8 +203,7 @@ func (r *collect) take(b providers.Block) error {
 	if r.broke {
 		return errStop
 	}
-	clear(r.into[b.Offset:b.End()])
-	copy(r.into[b.Offset:], b.Data)
+	r.into.set(b.Extent, b.Data)
 	r.left[0] = providers.Extent{Offset: b.End(), Length: r.left[0].Length - b.Length}
 	if r.left[0].Length == 0 {
 		r.left = r.left[1:]
@@ -156,8 +230,8 @@ func (c *scope) read(p providers.Provider, snapshot providers.Handle, extents []
 
 // holds compares all of a snapshot with a picture.
 func (c *scope) holds(p providers.Provider, snapshot providers.Handle, want picture) {
-	got := make(picture, len(want))
-	if !c.read(p, snapshot, []providers.Extent{{Length: int64(len(want))}}, got) {
+	got := blankPicture(want.size)
+	if !c.read(p, snapshot, []providers.Extent{{Length: want.size}}, got) {
 		return
 	}
 	if at := differs(got, want); at >= 0 {

@@ -49,8 +49,11 @@ func (c *scope) run(body func(*scope)) {
 	}()
 	c.await(done)
 	c.cleanUp()
-	if c.skipped != "" {
-		c.t.Skipf("%s", c.skipped)
+	c.mu.Lock()
+	skipped := c.skipped
+	c.mu.Unlock()
+	if skipped != "" {
+		c.t.Skipf("%s", skipped)
 	}
 }
 

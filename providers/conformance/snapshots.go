@@ -37,7 +37,7 @@ func snapshot(c *scope) {
 	if n.Instant.Before(before.Now.Add(-time.Minute)) || n.Instant.After(after.Now.Add(time.Minute)) {
 		c.Errorf("the snapshot is of %v; by the backend's clock it was taken between %v and %v", n.Instant, before.Now, after.Now)
 	}
-	again, err := c.open().SnapshotOf(c.ctx, n.Handle)
+	again, err := c.other().SnapshotOf(c.ctx, n.Handle)
 	c.must("describe the snapshot from another client", err)
 	c.snapshotLooksRight(again, v, r)
 	if again.ID != n.ID || !again.Instant.Equal(n.Instant) {
@@ -79,7 +79,7 @@ func snapshotAgain(c *scope) {
 	v, other := c.empty(), c.empty()
 	r := providers.SnapshotRequest{Token: c.token(), Volumes: []providers.Handle{v.Handle}, Tags: c.tags()}
 	first := c.take(c.provider, r).Snapshots[0]
-	second := c.open()
+	second := c.other()
 	for _, p := range []providers.Provider{c.provider, second} {
 		again := c.take(p, r).Snapshots[0]
 		if again.ID != first.ID || !again.Instant.Equal(first.Instant) {
@@ -126,7 +126,7 @@ func listSnapshots(c *scope) {
 		{"by an ID that none has", providers.Query{IDs: []string{"muster-no-such-volume"}, Tags: c.tags()}, nil},
 	} {
 		var got []string
-		err := c.open().ListSnapshots(c.ctx, try.query, func(n providers.Snapshot) error {
+		err := c.other().ListSnapshots(c.ctx, try.query, func(n providers.Snapshot) error {
 			got = append(got, n.ID)
 			return nil
 		})
@@ -146,7 +146,7 @@ func listSnapshots(c *scope) {
 func deleteSnapshot(c *scope) {
 	v := c.empty()
 	a, b := c.snapshot(c.provider, v), c.snapshot(c.provider, v)
-	second := c.open()
+	second := c.other()
 	c.must("delete the snapshot", c.provider.DeleteSnapshot(c.ctx, a.Handle))
 	c.must("delete it again", c.provider.DeleteSnapshot(c.ctx, a.Handle))
 	c.must("delete it again from another client", second.DeleteSnapshot(c.ctx, a.Handle))
@@ -170,7 +170,7 @@ func snapshotSeveral(c *scope) {
 	for i, n := range set.Snapshots {
 		c.snapshotLooksRight(n, volumes[i], r)
 	}
-	again := c.take(c.open(), r)
+	again := c.take(c.other(), r)
 	for i, n := range again.Snapshots {
 		if n.ID != set.Snapshots[i].ID {
 			c.Errorf("the same token gave as number %d the snapshots %q and %q", i, set.Snapshots[i].ID, n.ID)
@@ -192,7 +192,7 @@ func allOrNone(c *scope) {
 	r := providers.SnapshotRequest{Token: c.token(), Volumes: []providers.Handle{a.Handle, lost.Handle, b.Handle}, Tags: c.tags()}
 	_, err := c.provider.Snapshot(c.ctx, r)
 	c.refused("snapshot volumes of which one is gone", err, fault.NotFound)
-	c.expectSnapshots(c.open(), 0)
+	c.expectSnapshots(c.other(), 0)
 }
 
 // snapshotGroup demands one instant.
@@ -216,7 +216,7 @@ func snapshotGroup(c *scope) {
 	if !set.Atomic {
 		c.Errorf("snapshots of one instant were demanded, and the answer says that they are not")
 	}
-	if again := c.take(c.open(), r); again.Snapshots[1].ID != set.Snapshots[1].ID {
+	if again := c.take(c.other(), r); again.Snapshots[1].ID != set.Snapshots[1].ID {
 		c.Errorf("the same token gave %q and %q", set.Snapshots[1].ID, again.Snapshots[1].ID)
 	}
 	c.expectSnapshots(c.provider, 2)
@@ -234,7 +234,7 @@ func snapshotFrozen(c *scope) {
 	after, written := c.repaint(before, 50)
 	c.become(v, before, after, written)
 	second := c.snapshot(c.provider, v)
-	other := c.open()
+	other := c.other()
 	c.holds(other, first.Handle, before)
 	c.holds(other, second.Handle, after)
 }
@@ -271,17 +271,18 @@ func oneInstant(c *scope) {
 
 func (c *scope) writeInTurn(volumes []providers.Volume, first chan<- struct{}, stop <-chan struct{}, stopped chan<- struct{}) {
 	defer close(stopped)
-	before := make(picture, c.config.Size)
+	before, unit := blankPicture(c.config.Size), providers.Extent{Length: c.up(1)}
 	for i := 1; i < 250; i++ {
-		after := make(picture, c.config.Size)
-		after[0] = byte(i)
+		after, data := blankPicture(c.config.Size), make([]byte, unit.Length)
+		data[0] = byte(i)
+		after.set(unit, data)
 		for _, v := range volumes {
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			if err := c.tryBecome(c.ctx, v, before, after, []providers.Extent{{Length: c.up(1)}}); err != nil {
+			if err := c.tryBecome(c.ctx, v, before, after, []providers.Extent{unit}); err != nil {
 				c.Errorf("change a live volume: %v", err)
 				return
 			}
@@ -297,7 +298,7 @@ func (c *scope) writeInTurn(volumes []providers.Volume, first chan<- struct{}, s
 // counter is the last write that a snapshot shows.
 func (c *scope) counter(n providers.Snapshot) int {
 	n = c.ready(c.provider, n)
-	into := make(picture, c.config.Size)
-	c.read(c.provider, n.Handle, []providers.Extent{{Length: c.up(1)}}, into)
-	return int(into[0])
+	into, unit := blankPicture(c.config.Size), providers.Extent{Length: c.up(1)}
+	c.read(c.provider, n.Handle, []providers.Extent{unit}, into)
+	return int(into.bytes(unit)[0])
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/musterdr/muster/providers"
@@ -46,8 +47,10 @@ type suite struct {
 	provider providers.Provider
 	info     providers.Info
 
-	shared  *fixture // of the cases that only look
-	lasting rubbish  // made for it
+	mu      sync.Mutex         // a case that was left behind may still be running
+	second  providers.Provider // see other
+	shared  *fixture           // of the cases that only look
+	lasting rubbish            // made for it
 }
 
 func newSuite(config Config) (*suite, error) {
@@ -63,6 +66,28 @@ func newSuite(config Config) (*suite, error) {
 		return nil, fmt.Errorf("info: %w", err)
 	}
 	return &suite{config: config, provider: provider, info: info}, nil
+}
+
+func (s *suite) secondClient(ctx context.Context) (providers.Provider, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.second != nil {
+		return s.second, nil
+	}
+	p, err := s.config.Open(ctx)
+	if err == nil {
+		s.second = p
+	}
+	return p, err
+}
+
+func (s *suite) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.provider.Close()
+	if s.second != nil {
+		_ = s.second.Close()
+	}
 }
 
 // contents are those that are tried.

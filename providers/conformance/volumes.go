@@ -73,14 +73,14 @@ func createVolume(c *scope) {
 	r := c.request()
 	v := c.create(c.provider, r)
 	c.looksRight(v, r)
-	again, err := c.open().Volume(c.ctx, v.Handle)
+	again, err := c.other().Volume(c.ctx, v.Handle)
 	c.must("describe the volume from another client", err)
 	c.looksRight(again, r)
 	if again.ID != v.ID {
 		c.Errorf("another client calls it %q, not %q", again.ID, v.ID)
 	}
 	if v.Content == providers.ContentBlocks {
-		c.volumeHolds(c.provider, v, make(picture, c.config.Size))
+		c.volumeHolds(c.provider, v, blankPicture(c.config.Size))
 	}
 }
 
@@ -88,7 +88,7 @@ func createAgain(c *scope) {
 	r := c.request()
 	first := c.create(c.provider, r)
 	c.same(first, c.create(c.provider, r))
-	other := c.open()
+	other := c.other()
 	c.same(first, c.create(other, r))
 	c.expectVolumes(other, 1)
 
@@ -104,7 +104,7 @@ func createAgain(c *scope) {
 
 // race creates one volume from several goroutines and two clients.
 func (c *scope) race(r providers.CreateRequest) {
-	clients := []providers.Provider{c.provider, c.open()}
+	clients := []providers.Provider{c.provider, c.other()}
 	ids := c.together(8, func(i int) (string, error) {
 		v, err := c.tryCreate(c.ctx, clients[i%2], r)
 		for retry := 0; retry < 5 && fault.KindOf(err).Retryable() && err != nil; retry++ {
@@ -171,7 +171,7 @@ func deleteVolume(c *scope) {
 	v, other := c.create(c.provider, r), c.create(c.provider, c.request())
 	c.must("delete the volume", c.provider.DeleteVolume(c.ctx, v.Handle))
 	c.must("delete it again", c.provider.DeleteVolume(c.ctx, v.Handle))
-	second := c.open()
+	second := c.other()
 	c.must("delete it again from another client", second.DeleteVolume(c.ctx, v.Handle))
 	_, err := second.Volume(c.ctx, v.Handle)
 	c.refused("describe a deleted volume", err, fault.NotFound)
@@ -216,7 +216,7 @@ func discover(c *scope) {
 		{"by an ID that none has", providers.Query{IDs: []string{"muster-no-such-volume"}}, nil},
 		{"by a machine that has none", providers.Query{Machine: "muster-no-such-machine", Tags: c.tags()}, nil},
 	} {
-		for _, p := range []providers.Provider{c.provider, c.open()} {
+		for _, p := range []providers.Provider{c.provider, c.other()} {
 			var got []string
 			err := p.Discover(c.ctx, try.query, func(v providers.Volume) error {
 				got = append(got, v.ID)

@@ -46,7 +46,7 @@ func writeExactly(c *scope) {
 	v, err := c.write(c.ctx, c.provider, r, content)
 	c.must("write a volume", err)
 	c.looksRight(v, r)
-	other := c.open()
+	other := c.other()
 	again, err := other.Volume(c.ctx, v.Handle)
 	c.must("describe the volume from another client", err)
 	c.looksRight(again, r)
@@ -57,7 +57,7 @@ func writeExactly(c *scope) {
 	c.must("write a volume of zeros", err)
 	c.keepVolume(v)
 	c.looksRight(v, r)
-	c.volumeHolds(c.provider, v, make(picture, c.config.Size))
+	c.volumeHolds(c.provider, v, blankPicture(c.config.Size))
 	c.expectVolumes(other, 2)
 }
 
@@ -66,7 +66,7 @@ func writeAgain(c *scope) {
 	r := c.request()
 	first, err := c.write(c.ctx, c.provider, r, content)
 	c.must("write a volume", err)
-	other := c.open()
+	other := c.other()
 	again, err := c.write(c.ctx, other, r, content)
 	c.must("write it again from another client", err)
 	c.same(first, again)
@@ -124,7 +124,7 @@ func writeRefuses(c *scope) {
 		if want > 0 {
 			continue // one is enough to see that the token still works
 		}
-		v, err := c.write(c.ctx, c.open(), r, content)
+		v, err := c.write(c.ctx, c.other(), r, content)
 		c.must("write by the same token what is right", err)
 		c.volumeHolds(c.provider, v, content)
 		want++
@@ -156,7 +156,7 @@ func writeAborted(c *scope) {
 		c.refused("write from a source that fails", err, fault.Corrupt)
 		c.expectVolumes(c.provider, 0)
 	}
-	other := c.open()
+	other := c.other()
 	v, err := c.write(c.ctx, other, r, content)
 	c.must("write again by the same token", err)
 	c.looksRight(v, r)
@@ -178,7 +178,7 @@ func overwrite(c *scope) {
 	}
 	c.must("write into a volume", err)
 	c.same(v, got)
-	other := c.open()
+	other := c.other()
 	c.volumeHolds(other, v, after)
 	got, err = other.Write(c.ctx, providers.WriteRequest{CreateRequest: r, Into: v.Handle}, c.source(after))
 	c.must("write into it again by the same token", err)
@@ -206,7 +206,7 @@ func overwriteAborted(c *scope) {
 	broken := fault.Newf("read repository", fault.Transient, "pack", "made on purpose")
 	_, err := c.provider.Write(c.ctx, providers.WriteRequest{CreateRequest: r, Into: v.Handle}, c.failing(c.picture(361), 3, broken))
 	c.refused("write into a volume from a source that fails", err, fault.Transient)
-	other := c.open()
+	other := c.other()
 	_, err = other.Write(c.ctx, providers.WriteRequest{CreateRequest: r, Into: v.Handle}, c.source(after))
 	c.must("write into it again by the same token", err)
 	c.volumeHolds(other, v, after)

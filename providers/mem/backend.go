@@ -191,7 +191,7 @@ func (k *memoryKeeper) lock(ctx context.Context) (func(), error) {
 	case k.turn <- struct{}{}:
 		return func() { <-k.turn }, nil
 	case <-ctx.Done():
-		return nil, ended("lock state", ctx)
+		return nil, ended(ctx, "lock state")
 	}
 }
 
@@ -208,6 +208,6 @@ func (k *memoryKeeper) save(raw []byte) error {
 	return nil
 }
 
-func ended(op string, ctx context.Context) error {
+func ended(ctx context.Context, op string) error {
 	return fault.New(op, fault.Transient, Name, context.Cause(ctx))
 }

@@ -37,7 +37,7 @@ func (p *provider) Extents(ctx context.Context, request providers.ExtentsRequest
 	all := differences(then, now, n.Size)
 	for len(all) > 0 {
 		if ctx.Err() != nil {
-			return ended(op, ctx)
+			return ended(ctx, op)
 		}
 		count := min(len(all), providers.MaxExtents)
 		if err := each(all[:count]); err != nil {
@@ -114,7 +114,7 @@ func (p *provider) Read(ctx context.Context, request providers.ReadRequest, each
 	for _, e := range request.Extents {
 		for at := e.Offset; at < e.End(); at += blockSize {
 			if ctx.Err() != nil {
-				return ended(op, ctx)
+				return ended(ctx, op)
 			}
 			block, err := b.readBlock(t, at, min(blockSize, e.End()-at))
 			if err != nil {

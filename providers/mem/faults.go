@@ -86,7 +86,7 @@ func (f Fault) strike(ctx context.Context, call string) error {
 	}
 	if f.Hang {
 		<-ctx.Done()
-		return ended(call, ctx)
+		return ended(ctx, call)
 	}
 	if wait, err := time.ParseDuration(f.Latency); err == nil {
 		timer := time.NewTimer(wait)
@@ -94,7 +94,7 @@ func (f Fault) strike(ctx context.Context, call string) error {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			return ended(call, ctx)
+			return ended(ctx, call)
 		}
 	}
 	if f.Kind != "" {

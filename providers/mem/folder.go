@@ -75,7 +75,7 @@ func lockFile(ctx context.Context, path string) (func(), error) {
 		case <-again.C:
 		case <-ctx.Done():
 			_ = file.Close()
-			return nil, ended("lock state", ctx)
+			return nil, ended(ctx, "lock state")
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (c *troubled) flood(each func(providers.Block) error) error {
 			return err
 		}
 	}
-	return ended(c.name, c.ctx)
+	return ended(c.ctx, c.name)
 }
 
 // Write implements providers.Provider.

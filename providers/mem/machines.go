@@ -25,7 +25,7 @@ func (p *provider) DiscoverMachines(ctx context.Context, query providers.Query, 
 			continue
 		}
 		if ctx.Err() != nil {
-			return ended(op, ctx)
+			return ended(ctx, op)
 		}
 		if err := each(s.describeMachine(m)); err != nil {
 			return err

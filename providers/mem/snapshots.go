@@ -207,7 +207,7 @@ func (p *provider) ListSnapshots(ctx context.Context, query providers.Query, eac
 			continue
 		}
 		if ctx.Err() != nil {
-			return ended("list snapshots", ctx)
+			return ended(ctx, "list snapshots")
 		}
 		if err := each(describeSnapshot(n)); err != nil {
 			return err

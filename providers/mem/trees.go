@@ -79,7 +79,7 @@ func copyFiles(ctx context.Context, from, to string) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return ended("copy files", ctx)
+		return ended(ctx, "copy files")
 	}
 	if _, lost := os.Stat(from); lost != nil {
 		return broken("copy files", from, lost)
@@ -139,7 +139,7 @@ func digests(ctx context.Context, root string) (map[string]string, error) {
 			return err
 		}
 		if ctx.Err() != nil {
-			return ended("read files", ctx)
+			return ended(ctx, "read files")
 		}
 		relative, err := filepath.Rel(root, path)
 		if err != nil {

@@ -29,7 +29,7 @@ func (p *provider) Discover(ctx context.Context, query providers.Query, each fun
 			continue
 		}
 		if ctx.Err() != nil {
-			return ended("discover volumes", ctx)
+			return ended(ctx, "discover volumes")
 		}
 		if err := each(b.describe(v)); err != nil {
 			return err

@@ -142,7 +142,7 @@ func (w *pageWriter) copy(ctx context.Context, op string, size int64, source pro
 	var end int64
 	for {
 		if ctx.Err() != nil {
-			return ended(op, ctx)
+			return ended(ctx, op)
 		}
 		block, err := source()
 		if errors.Is(err, io.EOF) {

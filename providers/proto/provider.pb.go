@@ -2160,6 +2160,7 @@ type MachineRequest struct {
 	Zone          string                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
 	Tags          map[string]string      `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Parameters    map[string]string      `protobuf:"bytes,6,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Disks         map[string]*Handle     `protobuf:"bytes,7,rep,name=disks,proto3" json:"disks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // snapshots that give disks their content, by the IDs of the described machine's volumes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2232,6 +2233,13 @@ func (x *MachineRequest) GetTags() map[string]string {
 func (x *MachineRequest) GetParameters() map[string]string {
 	if x != nil {
 		return x.Parameters
+	}
+	return nil
+}
+
+func (x *MachineRequest) GetDisks() map[string]*Handle {
+	if x != nil {
+		return x.Disks
 	}
 	return nil
 }
@@ -3291,7 +3299,7 @@ const file_provider_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x04\n" +
 	"\x0eMachineRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -3300,13 +3308,18 @@ const file_provider_proto_rawDesc = "" +
 	"\x04tags\x18\x05 \x03(\v2,.muster.provider.v1.MachineRequest.TagsEntryR\x04tags\x12R\n" +
 	"\n" +
 	"parameters\x18\x06 \x03(\v22.muster.provider.v1.MachineRequest.ParametersEntryR\n" +
-	"parameters\x1a7\n" +
+	"parameters\x12C\n" +
+	"\x05disks\x18\a \x03(\v2-.muster.provider.v1.MachineRequest.DisksEntryR\x05disks\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aT\n" +
+	"\n" +
+	"DisksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.muster.provider.v1.HandleR\x05value:\x028\x01\"\x80\x01\n" +
 	"\tDoneEvent\x12:\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1c.muster.provider.v1.ProgressH\x00R\bprogress\x12.\n" +
 	"\x04done\x18\x02 \x01(\v2\x18.muster.provider.v1.DoneH\x00R\x04doneB\a\n" +
@@ -3391,7 +3404,7 @@ func file_provider_proto_rawDescGZIP() []byte {
 	return file_provider_proto_rawDescData
 }
 
-var file_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_provider_proto_goTypes = []any{
 	(*Fault)(nil),                 // 0: muster.provider.v1.Fault
 	(*Progress)(nil),              // 1: muster.provider.v1.Progress
@@ -3453,18 +3466,19 @@ var file_provider_proto_goTypes = []any{
 	nil,                           // 57: muster.provider.v1.Machine.ParametersEntry
 	nil,                           // 58: muster.provider.v1.MachineRequest.TagsEntry
 	nil,                           // 59: muster.provider.v1.MachineRequest.ParametersEntry
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 61: google.protobuf.Duration
+	nil,                           // 60: muster.provider.v1.MachineRequest.DisksEntry
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
 }
 var file_provider_proto_depIdxs = []int32{
 	2,  // 0: muster.provider.v1.HandleRequest.handle:type_name -> muster.provider.v1.Handle
-	60, // 1: muster.provider.v1.HealthResponse.now:type_name -> google.protobuf.Timestamp
+	61, // 1: muster.provider.v1.HealthResponse.now:type_name -> google.protobuf.Timestamp
 	46, // 2: muster.provider.v1.Query.tags:type_name -> muster.provider.v1.Query.TagsEntry
 	2,  // 3: muster.provider.v1.Volume.handle:type_name -> muster.provider.v1.Handle
 	47, // 4: muster.provider.v1.Volume.tags:type_name -> muster.provider.v1.Volume.TagsEntry
 	48, // 5: muster.provider.v1.Volume.parameters:type_name -> muster.provider.v1.Volume.ParametersEntry
 	2,  // 6: muster.provider.v1.Snapshot.handle:type_name -> muster.provider.v1.Handle
-	60, // 7: muster.provider.v1.Snapshot.instant:type_name -> google.protobuf.Timestamp
+	61, // 7: muster.provider.v1.Snapshot.instant:type_name -> google.protobuf.Timestamp
 	49, // 8: muster.provider.v1.Snapshot.tags:type_name -> muster.provider.v1.Snapshot.TagsEntry
 	50, // 9: muster.provider.v1.Snapshot.parameters:type_name -> muster.provider.v1.Snapshot.ParametersEntry
 	2,  // 10: muster.provider.v1.BindRequest.volume:type_name -> muster.provider.v1.Handle
@@ -3474,7 +3488,7 @@ var file_provider_proto_depIdxs = []int32{
 	2,  // 14: muster.provider.v1.SnapshotRequest.volumes:type_name -> muster.provider.v1.Handle
 	53, // 15: muster.provider.v1.SnapshotRequest.tags:type_name -> muster.provider.v1.SnapshotRequest.TagsEntry
 	14, // 16: muster.provider.v1.SnapshotSet.snapshots:type_name -> muster.provider.v1.Snapshot
-	61, // 17: muster.provider.v1.SnapshotSet.skew:type_name -> google.protobuf.Duration
+	62, // 17: muster.provider.v1.SnapshotSet.skew:type_name -> google.protobuf.Duration
 	2,  // 18: muster.provider.v1.CopyRequest.snapshot:type_name -> muster.provider.v1.Handle
 	54, // 19: muster.provider.v1.CopyRequest.target:type_name -> muster.provider.v1.CopyRequest.TargetEntry
 	55, // 20: muster.provider.v1.CopyRequest.tags:type_name -> muster.provider.v1.CopyRequest.TagsEntry
@@ -3491,7 +3505,7 @@ var file_provider_proto_depIdxs = []int32{
 	2,  // 31: muster.provider.v1.AttachRequest.volume:type_name -> muster.provider.v1.Handle
 	2,  // 32: muster.provider.v1.AttachRequest.snapshot:type_name -> muster.provider.v1.Handle
 	2,  // 33: muster.provider.v1.Attachment.handle:type_name -> muster.provider.v1.Handle
-	60, // 34: muster.provider.v1.Attachment.instant:type_name -> google.protobuf.Timestamp
+	61, // 34: muster.provider.v1.Attachment.instant:type_name -> google.protobuf.Timestamp
 	2,  // 35: muster.provider.v1.ChangesRequest.volume:type_name -> muster.provider.v1.Handle
 	2,  // 36: muster.provider.v1.Machine.handle:type_name -> muster.provider.v1.Handle
 	56, // 37: muster.provider.v1.Machine.tags:type_name -> muster.provider.v1.Machine.TagsEntry
@@ -3499,78 +3513,80 @@ var file_provider_proto_depIdxs = []int32{
 	2,  // 39: muster.provider.v1.MachineRequest.root:type_name -> muster.provider.v1.Handle
 	58, // 40: muster.provider.v1.MachineRequest.tags:type_name -> muster.provider.v1.MachineRequest.TagsEntry
 	59, // 41: muster.provider.v1.MachineRequest.parameters:type_name -> muster.provider.v1.MachineRequest.ParametersEntry
-	1,  // 42: muster.provider.v1.DoneEvent.progress:type_name -> muster.provider.v1.Progress
-	35, // 43: muster.provider.v1.DoneEvent.done:type_name -> muster.provider.v1.Done
-	1,  // 44: muster.provider.v1.VolumeEvent.progress:type_name -> muster.provider.v1.Progress
-	13, // 45: muster.provider.v1.VolumeEvent.volume:type_name -> muster.provider.v1.Volume
-	1,  // 46: muster.provider.v1.SnapshotEvent.progress:type_name -> muster.provider.v1.Progress
-	14, // 47: muster.provider.v1.SnapshotEvent.snapshot:type_name -> muster.provider.v1.Snapshot
-	1,  // 48: muster.provider.v1.SnapshotSetEvent.progress:type_name -> muster.provider.v1.Progress
-	20, // 49: muster.provider.v1.SnapshotSetEvent.set:type_name -> muster.provider.v1.SnapshotSet
-	1,  // 50: muster.provider.v1.ExtentsEvent.progress:type_name -> muster.provider.v1.Progress
-	40, // 51: muster.provider.v1.ExtentsEvent.extents:type_name -> muster.provider.v1.Extents
-	22, // 52: muster.provider.v1.Extents.extents:type_name -> muster.provider.v1.Extent
-	1,  // 53: muster.provider.v1.BlockEvent.progress:type_name -> muster.provider.v1.Progress
-	25, // 54: muster.provider.v1.BlockEvent.block:type_name -> muster.provider.v1.Block
-	1,  // 55: muster.provider.v1.AttachmentEvent.progress:type_name -> muster.provider.v1.Progress
-	30, // 56: muster.provider.v1.AttachmentEvent.attachment:type_name -> muster.provider.v1.Attachment
-	1,  // 57: muster.provider.v1.PathsEvent.progress:type_name -> muster.provider.v1.Progress
-	44, // 58: muster.provider.v1.PathsEvent.paths:type_name -> muster.provider.v1.Paths
-	1,  // 59: muster.provider.v1.MachineEvent.progress:type_name -> muster.provider.v1.Progress
-	32, // 60: muster.provider.v1.MachineEvent.machine:type_name -> muster.provider.v1.Machine
-	4,  // 61: muster.provider.v1.Provider.Info:input_type -> muster.provider.v1.InfoRequest
-	6,  // 62: muster.provider.v1.Provider.Configure:input_type -> muster.provider.v1.ConfigureRequest
-	10, // 63: muster.provider.v1.Provider.Health:input_type -> muster.provider.v1.HealthRequest
-	8,  // 64: muster.provider.v1.Provider.Close:input_type -> muster.provider.v1.CloseRequest
-	12, // 65: muster.provider.v1.Provider.Discover:input_type -> muster.provider.v1.Query
-	3,  // 66: muster.provider.v1.Provider.Volume:input_type -> muster.provider.v1.HandleRequest
-	15, // 67: muster.provider.v1.Provider.Match:input_type -> muster.provider.v1.MatchRequest
-	16, // 68: muster.provider.v1.Provider.Bind:input_type -> muster.provider.v1.BindRequest
-	18, // 69: muster.provider.v1.Provider.Create:input_type -> muster.provider.v1.CreateRequest
-	3,  // 70: muster.provider.v1.Provider.DeleteVolume:input_type -> muster.provider.v1.HandleRequest
-	19, // 71: muster.provider.v1.Provider.Snapshot:input_type -> muster.provider.v1.SnapshotRequest
-	3,  // 72: muster.provider.v1.Provider.SnapshotOf:input_type -> muster.provider.v1.HandleRequest
-	12, // 73: muster.provider.v1.Provider.ListSnapshots:input_type -> muster.provider.v1.Query
-	3,  // 74: muster.provider.v1.Provider.DeleteSnapshot:input_type -> muster.provider.v1.HandleRequest
-	21, // 75: muster.provider.v1.Provider.CopySnapshot:input_type -> muster.provider.v1.CopyRequest
-	23, // 76: muster.provider.v1.Provider.Extents:input_type -> muster.provider.v1.ExtentsRequest
-	24, // 77: muster.provider.v1.Provider.Read:input_type -> muster.provider.v1.ReadRequest
-	27, // 78: muster.provider.v1.Provider.Write:input_type -> muster.provider.v1.WriteMessage
-	29, // 79: muster.provider.v1.Provider.Attach:input_type -> muster.provider.v1.AttachRequest
-	3,  // 80: muster.provider.v1.Provider.Detach:input_type -> muster.provider.v1.HandleRequest
-	31, // 81: muster.provider.v1.Provider.Changes:input_type -> muster.provider.v1.ChangesRequest
-	12, // 82: muster.provider.v1.Provider.DiscoverMachines:input_type -> muster.provider.v1.Query
-	33, // 83: muster.provider.v1.Provider.CreateMachine:input_type -> muster.provider.v1.MachineRequest
-	3,  // 84: muster.provider.v1.Provider.DeleteMachine:input_type -> muster.provider.v1.HandleRequest
-	5,  // 85: muster.provider.v1.Provider.Info:output_type -> muster.provider.v1.InfoResponse
-	7,  // 86: muster.provider.v1.Provider.Configure:output_type -> muster.provider.v1.ConfigureResponse
-	11, // 87: muster.provider.v1.Provider.Health:output_type -> muster.provider.v1.HealthResponse
-	9,  // 88: muster.provider.v1.Provider.Close:output_type -> muster.provider.v1.CloseResponse
-	36, // 89: muster.provider.v1.Provider.Discover:output_type -> muster.provider.v1.VolumeEvent
-	13, // 90: muster.provider.v1.Provider.Volume:output_type -> muster.provider.v1.Volume
-	13, // 91: muster.provider.v1.Provider.Match:output_type -> muster.provider.v1.Volume
-	17, // 92: muster.provider.v1.Provider.Bind:output_type -> muster.provider.v1.BindResponse
-	36, // 93: muster.provider.v1.Provider.Create:output_type -> muster.provider.v1.VolumeEvent
-	34, // 94: muster.provider.v1.Provider.DeleteVolume:output_type -> muster.provider.v1.DoneEvent
-	38, // 95: muster.provider.v1.Provider.Snapshot:output_type -> muster.provider.v1.SnapshotSetEvent
-	14, // 96: muster.provider.v1.Provider.SnapshotOf:output_type -> muster.provider.v1.Snapshot
-	37, // 97: muster.provider.v1.Provider.ListSnapshots:output_type -> muster.provider.v1.SnapshotEvent
-	34, // 98: muster.provider.v1.Provider.DeleteSnapshot:output_type -> muster.provider.v1.DoneEvent
-	37, // 99: muster.provider.v1.Provider.CopySnapshot:output_type -> muster.provider.v1.SnapshotEvent
-	39, // 100: muster.provider.v1.Provider.Extents:output_type -> muster.provider.v1.ExtentsEvent
-	41, // 101: muster.provider.v1.Provider.Read:output_type -> muster.provider.v1.BlockEvent
-	36, // 102: muster.provider.v1.Provider.Write:output_type -> muster.provider.v1.VolumeEvent
-	42, // 103: muster.provider.v1.Provider.Attach:output_type -> muster.provider.v1.AttachmentEvent
-	34, // 104: muster.provider.v1.Provider.Detach:output_type -> muster.provider.v1.DoneEvent
-	43, // 105: muster.provider.v1.Provider.Changes:output_type -> muster.provider.v1.PathsEvent
-	45, // 106: muster.provider.v1.Provider.DiscoverMachines:output_type -> muster.provider.v1.MachineEvent
-	45, // 107: muster.provider.v1.Provider.CreateMachine:output_type -> muster.provider.v1.MachineEvent
-	34, // 108: muster.provider.v1.Provider.DeleteMachine:output_type -> muster.provider.v1.DoneEvent
-	85, // [85:109] is the sub-list for method output_type
-	61, // [61:85] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	60, // 42: muster.provider.v1.MachineRequest.disks:type_name -> muster.provider.v1.MachineRequest.DisksEntry
+	1,  // 43: muster.provider.v1.DoneEvent.progress:type_name -> muster.provider.v1.Progress
+	35, // 44: muster.provider.v1.DoneEvent.done:type_name -> muster.provider.v1.Done
+	1,  // 45: muster.provider.v1.VolumeEvent.progress:type_name -> muster.provider.v1.Progress
+	13, // 46: muster.provider.v1.VolumeEvent.volume:type_name -> muster.provider.v1.Volume
+	1,  // 47: muster.provider.v1.SnapshotEvent.progress:type_name -> muster.provider.v1.Progress
+	14, // 48: muster.provider.v1.SnapshotEvent.snapshot:type_name -> muster.provider.v1.Snapshot
+	1,  // 49: muster.provider.v1.SnapshotSetEvent.progress:type_name -> muster.provider.v1.Progress
+	20, // 50: muster.provider.v1.SnapshotSetEvent.set:type_name -> muster.provider.v1.SnapshotSet
+	1,  // 51: muster.provider.v1.ExtentsEvent.progress:type_name -> muster.provider.v1.Progress
+	40, // 52: muster.provider.v1.ExtentsEvent.extents:type_name -> muster.provider.v1.Extents
+	22, // 53: muster.provider.v1.Extents.extents:type_name -> muster.provider.v1.Extent
+	1,  // 54: muster.provider.v1.BlockEvent.progress:type_name -> muster.provider.v1.Progress
+	25, // 55: muster.provider.v1.BlockEvent.block:type_name -> muster.provider.v1.Block
+	1,  // 56: muster.provider.v1.AttachmentEvent.progress:type_name -> muster.provider.v1.Progress
+	30, // 57: muster.provider.v1.AttachmentEvent.attachment:type_name -> muster.provider.v1.Attachment
+	1,  // 58: muster.provider.v1.PathsEvent.progress:type_name -> muster.provider.v1.Progress
+	44, // 59: muster.provider.v1.PathsEvent.paths:type_name -> muster.provider.v1.Paths
+	1,  // 60: muster.provider.v1.MachineEvent.progress:type_name -> muster.provider.v1.Progress
+	32, // 61: muster.provider.v1.MachineEvent.machine:type_name -> muster.provider.v1.Machine
+	2,  // 62: muster.provider.v1.MachineRequest.DisksEntry.value:type_name -> muster.provider.v1.Handle
+	4,  // 63: muster.provider.v1.Provider.Info:input_type -> muster.provider.v1.InfoRequest
+	6,  // 64: muster.provider.v1.Provider.Configure:input_type -> muster.provider.v1.ConfigureRequest
+	10, // 65: muster.provider.v1.Provider.Health:input_type -> muster.provider.v1.HealthRequest
+	8,  // 66: muster.provider.v1.Provider.Close:input_type -> muster.provider.v1.CloseRequest
+	12, // 67: muster.provider.v1.Provider.Discover:input_type -> muster.provider.v1.Query
+	3,  // 68: muster.provider.v1.Provider.Volume:input_type -> muster.provider.v1.HandleRequest
+	15, // 69: muster.provider.v1.Provider.Match:input_type -> muster.provider.v1.MatchRequest
+	16, // 70: muster.provider.v1.Provider.Bind:input_type -> muster.provider.v1.BindRequest
+	18, // 71: muster.provider.v1.Provider.Create:input_type -> muster.provider.v1.CreateRequest
+	3,  // 72: muster.provider.v1.Provider.DeleteVolume:input_type -> muster.provider.v1.HandleRequest
+	19, // 73: muster.provider.v1.Provider.Snapshot:input_type -> muster.provider.v1.SnapshotRequest
+	3,  // 74: muster.provider.v1.Provider.SnapshotOf:input_type -> muster.provider.v1.HandleRequest
+	12, // 75: muster.provider.v1.Provider.ListSnapshots:input_type -> muster.provider.v1.Query
+	3,  // 76: muster.provider.v1.Provider.DeleteSnapshot:input_type -> muster.provider.v1.HandleRequest
+	21, // 77: muster.provider.v1.Provider.CopySnapshot:input_type -> muster.provider.v1.CopyRequest
+	23, // 78: muster.provider.v1.Provider.Extents:input_type -> muster.provider.v1.ExtentsRequest
+	24, // 79: muster.provider.v1.Provider.Read:input_type -> muster.provider.v1.ReadRequest
+	27, // 80: muster.provider.v1.Provider.Write:input_type -> muster.provider.v1.WriteMessage
+	29, // 81: muster.provider.v1.Provider.Attach:input_type -> muster.provider.v1.AttachRequest
+	3,  // 82: muster.provider.v1.Provider.Detach:input_type -> muster.provider.v1.HandleRequest
+	31, // 83: muster.provider.v1.Provider.Changes:input_type -> muster.provider.v1.ChangesRequest
+	12, // 84: muster.provider.v1.Provider.DiscoverMachines:input_type -> muster.provider.v1.Query
+	33, // 85: muster.provider.v1.Provider.CreateMachine:input_type -> muster.provider.v1.MachineRequest
+	3,  // 86: muster.provider.v1.Provider.DeleteMachine:input_type -> muster.provider.v1.HandleRequest
+	5,  // 87: muster.provider.v1.Provider.Info:output_type -> muster.provider.v1.InfoResponse
+	7,  // 88: muster.provider.v1.Provider.Configure:output_type -> muster.provider.v1.ConfigureResponse
+	11, // 89: muster.provider.v1.Provider.Health:output_type -> muster.provider.v1.HealthResponse
+	9,  // 90: muster.provider.v1.Provider.Close:output_type -> muster.provider.v1.CloseResponse
+	36, // 91: muster.provider.v1.Provider.Discover:output_type -> muster.provider.v1.VolumeEvent
+	13, // 92: muster.provider.v1.Provider.Volume:output_type -> muster.provider.v1.Volume
+	13, // 93: muster.provider.v1.Provider.Match:output_type -> muster.provider.v1.Volume
+	17, // 94: muster.provider.v1.Provider.Bind:output_type -> muster.provider.v1.BindResponse
+	36, // 95: muster.provider.v1.Provider.Create:output_type -> muster.provider.v1.VolumeEvent
+	34, // 96: muster.provider.v1.Provider.DeleteVolume:output_type -> muster.provider.v1.DoneEvent
+	38, // 97: muster.provider.v1.Provider.Snapshot:output_type -> muster.provider.v1.SnapshotSetEvent
+	14, // 98: muster.provider.v1.Provider.SnapshotOf:output_type -> muster.provider.v1.Snapshot
+	37, // 99: muster.provider.v1.Provider.ListSnapshots:output_type -> muster.provider.v1.SnapshotEvent
+	34, // 100: muster.provider.v1.Provider.DeleteSnapshot:output_type -> muster.provider.v1.DoneEvent
+	37, // 101: muster.provider.v1.Provider.CopySnapshot:output_type -> muster.provider.v1.SnapshotEvent
+	39, // 102: muster.provider.v1.Provider.Extents:output_type -> muster.provider.v1.ExtentsEvent
+	41, // 103: muster.provider.v1.Provider.Read:output_type -> muster.provider.v1.BlockEvent
+	36, // 104: muster.provider.v1.Provider.Write:output_type -> muster.provider.v1.VolumeEvent
+	42, // 105: muster.provider.v1.Provider.Attach:output_type -> muster.provider.v1.AttachmentEvent
+	34, // 106: muster.provider.v1.Provider.Detach:output_type -> muster.provider.v1.DoneEvent
+	43, // 107: muster.provider.v1.Provider.Changes:output_type -> muster.provider.v1.PathsEvent
+	45, // 108: muster.provider.v1.Provider.DiscoverMachines:output_type -> muster.provider.v1.MachineEvent
+	45, // 109: muster.provider.v1.Provider.CreateMachine:output_type -> muster.provider.v1.MachineEvent
+	34, // 110: muster.provider.v1.Provider.DeleteMachine:output_type -> muster.provider.v1.DoneEvent
+	87, // [87:111] is the sub-list for method output_type
+	63, // [63:87] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_provider_proto_init() }
@@ -3625,7 +3641,7 @@ func file_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_provider_proto_rawDesc), len(file_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
@@ -53,9 +54,13 @@ func (c *Client) Health(ctx context.Context) (providers.Health, error) {
 	return fromHealth(answer), nil
 }
 
+// closePatience bounds Close, which has no context.
+const closePatience = 10 * time.Second
+
 // Close implements providers.Provider. It ends neither the connection nor the process.
 func (c *Client) Close() error {
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+	defer cancel()
 	if _, err := c.wire.Close(ctx, &proto.CloseRequest{}); err != nil {
 		return fromStatus(ctx, opClose, c.name, err)
 	}

@@ -257,13 +257,33 @@ func fromMachine(m *proto.Machine) providers.Machine {
 func toMachineRequest(r providers.MachineRequest) *proto.MachineRequest {
 	return &proto.MachineRequest{
 		Token: r.Token, Name: r.Name, Root: toHandle(r.Root), Zone: r.Zone, Tags: r.Tags, Parameters: r.Parameters,
+		Disks: toDisks(r.Disks),
 	}
+}
+
+func toDisks(disks map[string]providers.Handle) map[string]*proto.Handle {
+	out := make(map[string]*proto.Handle, len(disks))
+	for id, snapshot := range disks {
+		out[id] = toHandle(snapshot)
+	}
+	return out
+}
+
+func fromDisks(disks map[string]*proto.Handle) map[string]providers.Handle {
+	if len(disks) == 0 {
+		return nil
+	}
+	out := make(map[string]providers.Handle, len(disks))
+	for id, snapshot := range disks {
+		out[id] = fromHandle(snapshot)
+	}
+	return out
 }
 
 func fromMachineRequest(r *proto.MachineRequest) providers.MachineRequest {
 	return providers.MachineRequest{
 		Token: r.GetToken(), Name: r.GetName(), Root: fromHandle(r.GetRoot()), Zone: r.GetZone(), Tags: r.GetTags(),
-		Parameters: r.GetParameters(),
+		Parameters: r.GetParameters(), Disks: fromDisks(r.GetDisks()),
 	}
 }
 

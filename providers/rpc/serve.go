@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -141,7 +142,23 @@ func DialOptions() []grpc.DialOption {
 
 // Log writes lines to standard error that keep their level and attributes in Muster's log.
 func Log() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: inHclog}))
+	return slog.New(slog.NewJSONHandler(stderr{}, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: inHclog}))
+}
+
+// stderr is the process's own standard error: os.Stderr is another one while go-plugin serves, whose lines
+// lose their form.
+type stderr struct{}
+
+func (stderr) Write(p []byte) (int, error) {
+	written := 0
+	for written < len(p) {
+		n, err := syscall.Write(syscall.Stderr, p[written:])
+		if err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
 }
 
 // inHclog gives slog's own attributes the names that go-plugin reads.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,11 +92,28 @@ func (j *Journal) gather(first *appending) (batch []*appending, left *appending)
 			batch, bytes, events = append(batch, a), bytes+size, events+len(a.events)
 			next += int64(len(a.events))
 		}
-		select {
-		case a = <-j.appends:
-		default:
+		if a = j.waiting(); a == nil {
 			return batch, nil
 		}
+	}
+}
+
+// waiting returns events that wait to be appended, nil when there are none. It lets those callers come
+// first that can go on: they were answered together, and together their next events are one transaction.
+func (j *Journal) waiting() *appending {
+	for range 2 {
+		select {
+		case a := <-j.appends:
+			return a
+		default:
+			runtime.Gosched()
+		}
+	}
+	select {
+	case a := <-j.appends:
+		return a
+	default:
+		return nil
 	}
 }
 

@@ -2,8 +2,16 @@ package repository
 
 import "time"
 
-// ManifestVersion is the newest manifest format this program writes, and the newest it reads.
-const ManifestVersion = 1
+// ManifestVersion is the newest manifest format that this program reads. Seal writes the oldest that a
+// manifest's content allows: 2 with volumes, else 1.
+const ManifestVersion = 2
+
+func (m Manifest) oldestVersion() int {
+	if len(m.Volumes) > 0 {
+		return 2
+	}
+	return 1
+}
 
 // Manifest describes one recovery point: manifest.json at the point's root. docs/formats/manifest.md is its
 // specification. Digests are lower-case hexadecimal SHA-256 unless said otherwise; times are UTC.
@@ -19,6 +27,11 @@ type Manifest struct {
 	Etcd       *EtcdLayer       `json:"etcd,omitempty"`
 	Namespaces *NamespacesLayer `json:"namespaces,omitempty"`
 	Machines   []MachineLayer   `json:"machines,omitempty"`
+	Volumes    []VolumeLayer    `json:"volumes,omitempty"`
+	// VolumesLeft names volumes of the cluster that were not captured, and why.
+	VolumesLeft []LeftOut `json:"volumesLeft,omitempty"`
+	// CloudMachines are machines that can be made again with the volumes that were captured of them.
+	CloudMachines []CloudMachine `json:"cloudMachines,omitempty"`
 
 	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
 	// revision. RPO is counted from here.
@@ -32,6 +45,8 @@ type Content struct {
 	Path   string `json:"path"` // from the point's root
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
+	// Rule says how SHA256 was computed where it is not simply over the file.
+	Rule string `json:"rule,omitempty"`
 }
 
 // EtcdLayer describes etcd/snapshot.db and the state it was taken in.

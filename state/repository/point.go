@@ -54,13 +54,15 @@ const (
 )
 
 // Seal makes a recovery point of subtrees and a manifest, which it signs. The point is durable when
-// it returns. Sealing the same Manifest.ID again returns the point that is there.
+// it returns. Sealing the same Manifest.ID again returns the point that is there. The manifest's version
+// follows from its content.
 func (r *Repository) Seal(ctx context.Context, m Manifest, subtrees []Subtree) (Point, error) {
 	if known, err := r.Point(ctx, m.ID); err == nil && known.ID == m.ID {
 		return known, nil
 	} else if err != nil && !fault.Is(err, fault.NotFound) {
 		return Point{}, err
 	}
+	m.Version = m.oldestVersion()
 	content, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return Point{}, fault.New("seal recovery point", fault.Internal, m.ID, err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +53,8 @@ type Repository struct {
 	config Config
 	repo   repo.DirectRepository
 	room   *room
+	// uploaded counts the bytes of blobs that were written.
+	uploaded atomic.Int64
 
 	mu     sync.Mutex // guards writer, which is made when something is first written
 	writer repo.DirectRepositoryWriter
@@ -97,11 +100,8 @@ func Open(ctx context.Context, config Config) (*Repository, error) {
 	}
 	configFile := filepath.Join(config.CacheDir, config.cacheName()+".config")
 	err = repo.Connect(ctx, configFile, storage, config.Key.password, &repo.ConnectOptions{
-		ClientOptions: repo.ClientOptions{Hostname: "muster", Username: "muster"},
-		CachingOptions: content.CachingOptions{
-			CacheDirectory:        filepath.Join(config.CacheDir, config.cacheName()),
-			ContentCacheSizeBytes: cacheBytes, MetadataCacheSizeBytes: cacheBytes,
-		},
+		ClientOptions:  repo.ClientOptions{Hostname: "muster", Username: "muster"},
+		CachingOptions: config.caching(),
 	})
 	if err := errors.Join(err, storage.Close(ctx)); err != nil {
 		return nil, config.fail("open repository", err)
@@ -115,6 +115,18 @@ func Open(ctx context.Context, config Config) (*Repository, error) {
 		return nil, errors.Join(fault.New("open repository", fault.Internal, config.URL, nil), opened.Close(ctx))
 	}
 	return &Repository{config: config, repo: direct, room: roomOf(config.URL)}, nil
+}
+
+// caching bounds kopia's caches. A repository in a folder has none: they would copy what is on a disk
+// already, every content that is read. Its index is held in memory then, some 50 MB for a TiB of content.
+func (c Config) caching() content.CachingOptions {
+	if strings.HasPrefix(c.URL, "file:") {
+		return content.CachingOptions{}
+	}
+	return content.CachingOptions{
+		CacheDirectory:        filepath.Join(c.CacheDir, c.cacheName()),
+		ContentCacheSizeBytes: cacheBytes, MetadataCacheSizeBytes: cacheBytes,
+	}
 }
 
 // cacheName tells repositories apart: two servers can have buckets of the same name.
@@ -162,13 +174,19 @@ func (r *Repository) session(ctx context.Context) (repo.DirectRepositoryWriter, 
 	if r.writer != nil {
 		return r.writer, nil
 	}
-	_, writer, err := r.repo.NewDirectWriter(context.WithoutCancel(ctx), repo.WriteSessionOptions{Purpose: "muster"})
+	_, writer, err := r.repo.NewDirectWriter(context.WithoutCancel(ctx), repo.WriteSessionOptions{
+		Purpose: "muster", OnUpload: func(bytes int64) { r.uploaded.Add(bytes) },
+	})
 	if err != nil {
 		return nil, r.config.fail("write repository", err)
 	}
 	r.writer = writer
 	return writer, nil
 }
+
+// Uploaded is how many bytes this Repository has written so far: compressed, and without what was stored
+// already. What was put and not flushed may not count yet.
+func (r *Repository) Uploaded() int64 { return r.uploaded.Load() }
 
 // Put stores what it reads. The name is for kopia's logs. What it returns is durable after Flush.
 func (r *Repository) Put(ctx context.Context, name string, source io.Reader) (Object, error) {
@@ -202,6 +220,17 @@ func (r *Repository) Create(ctx context.Context, name string) (*Writer, error) {
 	}
 	writer := session.NewObjectWriter(ctx, object.WriterOptions{Description: name, Compressor: compressor, AsyncWrites: parallelUploads})
 	return &Writer{config: r.config, room: r.room, name: name, writer: writer, sum: sha256.New()}, nil
+}
+
+// restart gives up what was written and begins anew.
+func (w *Writer) restart(ctx context.Context, r *Repository) error {
+	again, err := r.Create(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	w.Abort()
+	*w = *again
+	return nil
 }
 
 func (w *Writer) Write(p []byte) (int, error) {
@@ -263,69 +292,6 @@ func (r *Repository) Flush(ctx context.Context) error {
 		return err
 	}
 	return r.config.fail("write repository", session.Flush(ctx))
-}
-
-// Reader reads an object.
-type Reader struct {
-	object.Reader
-	config Config
-	mu     sync.Mutex
-}
-
-// Read reads on; damaged content is fault.Corrupt.
-func (r *Reader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = r.config.fail("read repository", err)
-	}
-	return n, err
-}
-
-// Size is the object's length in bytes.
-func (r *Reader) Size() int64 { return r.Length() }
-
-// ReadAt reads at an offset. It moves the position of Read.
-func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if offset >= r.Length() {
-		return 0, io.EOF
-	}
-	if _, err := r.Seek(offset, io.SeekStart); err != nil {
-		return 0, r.config.fail("read repository", err)
-	}
-	n, err := io.ReadFull(r, p)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
-	}
-	return n, err
-}
-
-// Open opens an object. Content that is damaged or gone is fault.Corrupt.
-func (r *Repository) Open(ctx context.Context, id ID) (*Reader, error) {
-	parsed, err := object.ParseID(string(id))
-	if err != nil {
-		return nil, fault.New("open object", fault.Corrupt, string(id), err)
-	}
-	from, err := r.reading(ctx)
-	if err != nil {
-		return nil, err
-	}
-	opened, err := from.OpenObject(ctx, parsed)
-	if err != nil {
-		return nil, r.config.fail("open object "+string(id), err)
-	}
-	return &Reader{Reader: opened, config: r.config}, nil
-}
-
-// reading is where objects are read from: the write session, once there is one, sees what it wrote.
-func (r *Repository) reading(context.Context) (repo.Repository, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.writer != nil {
-		return r.writer, nil
-	}
-	return r.repo, nil
 }
 
 // fail gives kopia's errors their kind.

@@ -8,15 +8,30 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/musterdr/muster/state/crashpoint"
 	"github.com/musterdr/muster/testenv"
 )
 
+// doOfSeal is where a capture of one machine has made its recovery point, and has no receipt of it.
+const doOfSeal = "step.after-do:4"
+
+// deaths counts, for each crash point, the plans in which muster died there.
+type deaths map[string]map[string]int
+
+func (d deaths) add(point, plan string) {
+	if d[point] == nil {
+		d[point] = map[string]int{}
+	}
+	d[point][plan]++
+}
+
 // TestCrashPoints kills muster at every crash point of every built-in plan, on a real cluster: early in
-// the run, and later. Each time another process resumes it, and the world is as if nothing had happened.
-// It takes a quarter of an hour, so `make crash` alone is built with it.
+// the run, and later; and while a capture is undone that died when it had sealed its point. Each time
+// another process goes on, and the world is as if nothing had happened. It takes most of half an hour, so
+// `make crash` alone is built with it.
 func TestCrashPoints(t *testing.T) {
 	s := play(t, testenv.Config{Name: "crash", ControlPlanes: 1})
 	muster := filepath.Join(t.TempDir(), "muster")
@@ -24,39 +39,97 @@ func TestCrashPoints(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s.config.Muster = muster
-	members := s.Members()
-	pairs := 0
+	died, members := deaths{}, s.Members() // as long as they are a cluster
 	for _, point := range crashpoint.Names() {
-		for _, n := range []int{1, 7} {
-			at := fmt.Sprintf("%s:%d", point, n)
-			must(t, s.StartWriter(t.Context()))
-			if s.dieAt(t, at, "capture", "run", "capture") {
-				pairs++
-				s.resumeAny(t, "capture")
-			}
-			must(t, s.EndCapture(t.Context()))
-			must(t, s.Run(t.Context(), "verify", nil, "points", "verify", s.Point))
-
-			must(t, s.Destroy(t.Context()))
-			must(t, s.Blank(t.Context(), members))
-			args, err := s.RebuildArgs(s.Lab, "", targetsOf(members)...)
-			must(t, err)
-			if s.dieAt(t, at, "rebuild", args...) {
-				pairs++
-				s.resumeAny(t, "rebuild")
-			}
-			proofs, err := s.Prove(t.Context(), s.Same(members))
-			check(t, Report{Verdict: "complete"}, proofs, err)
-
-			if s.dieAt(t, at, "replay", "run", "replay") {
-				pairs++
-				s.resumeAny(t, "replay")
-			}
+		for _, n := range timesOf(point) {
+			s.lifeAndDeath(t, died, members, point, n)
 		}
 	}
-	t.Logf("%d points, %d deaths in built-in plans", len(crashpoint.Names()), pairs)
-	if pairs < 3*4 { // four points stand in the way of every task
-		t.Errorf("muster died %d times: a point is not reached", pairs)
+	for _, point := range crashpoint.Names() {
+		for _, n := range []int{1, 4} {
+			s.undoCapture(t, died, point, n)
+		}
+	}
+	pairs, all := 0, 0
+	for _, point := range crashpoint.Names() {
+		if len(died[point]) == 0 {
+			t.Errorf("no plan comes to %s", point)
+		}
+		pairs += len(died[point])
+		for _, n := range died[point] {
+			all += n
+		}
+	}
+	t.Logf("%d points, %d pairs of a point and a plan, %d deaths", len(crashpoint.Names()), pairs, all)
+}
+
+// timesOf is how often a run that is not undone passes a point before it dies there.
+func timesOf(point string) []int {
+	switch {
+	case strings.HasPrefix(point, "undo."):
+		return nil
+	case strings.HasSuffix(point, "-archive"): // a run is packed once
+		return []int{1}
+	}
+	return []int{1, 7}
+}
+
+// lifeAndDeath captures the cluster, loses it, brings it back and replays into it; muster dies in each of
+// the three at the n-th pass of a point, if it comes there.
+func (s *Scenario) lifeAndDeath(t *testing.T, died deaths, members []string, point string, n int) {
+	t.Helper()
+	at := fmt.Sprintf("%s:%d", point, n)
+	s.say("dying at %s", at)
+	must(t, s.StartWriter(t.Context()))
+	if s.dieAt(t, at, "capture", "run", "capture") {
+		died.add(point, "capture")
+		s.resumeAny(t, "capture")
+	}
+	must(t, s.EndCapture(t.Context()))
+	must(t, s.Run(t.Context(), "verify", nil, "points", "verify", s.Point))
+
+	must(t, s.Destroy(t.Context()))
+	must(t, s.Blank(t.Context(), members))
+	args, err := s.RebuildArgs(s.Lab, "", targetsOf(members)...)
+	must(t, err)
+	if s.dieAt(t, at, "rebuild", args...) {
+		died.add(point, "rebuild")
+		s.resumeAny(t, "rebuild")
+	}
+	proofs, err := s.Prove(t.Context(), s.Same(members))
+	check(t, Report{Verdict: "complete"}, proofs, err)
+
+	if s.dieAt(t, at, "replay", "run", "replay") {
+		died.add(point, "replay")
+		s.resumeAny(t, "replay")
+	}
+}
+
+// undoCapture kills a capture that has sealed its point, and then, at the n-th pass of a point, the process
+// that undoes it. In the end the point is gone, and no other.
+func (s *Scenario) undoCapture(t *testing.T, died deaths, point string, n int) {
+	t.Helper()
+	at, before := fmt.Sprintf("%s:%d", point, n), s.count(t, "points", "list", "--output", "json")
+	s.say("dying at %s of an undo", at)
+	if !s.dieAt(t, doOfSeal, "capture", "run", "capture") {
+		t.Fatalf("the capture does not come to %s", doOfSeal)
+	}
+	if sealed := s.count(t, "points", "list", "--output", "json"); sealed != before+1 {
+		t.Fatalf("%d points when one was sealed, %d before", sealed, before)
+	}
+	run := s.openRuns(t)[0]
+	if s.dieAt(t, at, "undo", "runs", "cancel", run, "--undo") {
+		died.add(point, "undo of capture")
+	}
+	if slices.Contains(s.openRuns(t), run) {
+		must(t, s.Run(t.Context(), "undo", nil, "runs", "cancel", run, "--undo"))
+	}
+	var report struct {
+		State string `json:"state"`
+	}
+	must(t, s.query(t.Context(), &report, "runs", "show", run, "--output", "json"))
+	if left := s.count(t, "points", "list", "--output", "json"); left != before || report.State != "undone" {
+		t.Errorf("killed at %s, it is %s, and of its undo %d points are left, %d were there before", at, report.State, left, before)
 	}
 }
 
@@ -79,17 +152,27 @@ func (s *Scenario) dieAt(t *testing.T, point, log string, args ...string) bool {
 	return true
 }
 
-// resumeAny goes on with the open run, if there is one: a process can die after its run has ended.
-func (s *Scenario) resumeAny(t *testing.T, log string) {
+// openRuns are the runs that have not ended.
+func (s *Scenario) openRuns(t *testing.T) []string {
 	t.Helper()
 	var runs []struct {
 		ID    string `json:"run"`
 		State string `json:"state"`
 	}
 	must(t, s.query(t.Context(), &runs, "runs", "list", "--output", "json"))
+	var open []string
 	for _, run := range runs {
 		if !slices.Contains([]string{"completed", "cancelled", "undone"}, run.State) {
-			must(t, s.Run(t.Context(), log, nil, "runs", "resume", run.ID))
+			open = append(open, run.ID)
 		}
+	}
+	return open
+}
+
+// resumeAny goes on with the open run, if there is one: a process can die after its run has ended.
+func (s *Scenario) resumeAny(t *testing.T, log string) {
+	t.Helper()
+	for _, run := range s.openRuns(t) {
+		must(t, s.Run(t.Context(), log, nil, "runs", "resume", run))
 	}
 }

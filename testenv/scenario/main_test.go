@@ -53,6 +53,18 @@ func empty(t *testing.T, cluster testenv.Config) *Scenario {
 	return s
 }
 
+// volumeScenario makes a cluster in a lab of its own; the test names its storage and calls Init.
+func volumeScenario(t *testing.T, cluster testenv.Config, plugins string) *Scenario {
+	t.Helper()
+	testenv.Need(t)
+	muster, err := builtMuster()
+	must(t, err)
+	fresh(t, cluster.Name)
+	s, err := New(t.Context(), Config{Cluster: cluster, Dir: t.TempDir(), Muster: muster, Plugins: plugins, Out: &quiet{t}})
+	must(t, err)
+	return s
+}
+
 // fresh makes sure that there is no lab of this name, now and after the test.
 func fresh(t *testing.T, name string) {
 	t.Helper()
@@ -84,6 +96,18 @@ func blank(t *testing.T, l *testenv.Lab, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		must(t, l.NewMachine(t.Context(), testenv.Machine{Name: name, Role: testenv.RoleBlank}))
+	}
+}
+
+// blankWith is blank with Debian packages beside the base system's on workers.
+func blankWith(t *testing.T, l *testenv.Lab, packages []string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		m := testenv.Machine{Name: name, Role: testenv.RoleBlank}
+		if testenv.RoleByName(name) == testenv.RoleWorker {
+			m.Packages = packages
+		}
+		must(t, l.NewMachine(t.Context(), m))
 	}
 }
 

@@ -28,6 +28,7 @@ type Config struct {
 	Size    workload.Size
 	Dir     string    // repository, key, documents, logs
 	Muster  string    // the command's path
+	Plugins string    // folder with providers' programs and providers.pins; empty without volumes
 	Out     io.Writer // what a person follows
 }
 
@@ -45,6 +46,10 @@ type Scenario struct {
 	diskOn   string            // the machine it was attached to
 	writer   *writer
 	tokens   [][]byte
+
+	// Storage are lines of YAML below spec.storage, of the Cluster document and then of the Machines
+	// document.
+	Storage string
 }
 
 // Disk is the attached disk that Fill puts a filesystem on.
@@ -156,12 +161,20 @@ func (s *Scenario) machineWithDisk() string {
 
 // Init makes repository, key and inventory.
 func (s *Scenario) Init(ctx context.Context) error {
-	documents := s.Lab.Inventory() + fmt.Sprintf("---\napiVersion: muster.dev/v1alpha1\nkind: Repository\nmetadata: {name: vault}\nspec: {url: \"file://%s\", keyFile: %s}\n",
+	documents := s.Lab.Inventory() + s.storage() + fmt.Sprintf("---\napiVersion: muster.dev/v1alpha1\nkind: Repository\nmetadata: {name: vault}\nspec: {url: \"file://%s\", keyFile: %s}\n",
 		s.path("repository"), s.path("muster.key"))
 	if err := os.WriteFile(s.path("muster.yaml"), []byte(documents), 0o600); err != nil {
 		return err
 	}
 	return s.Run(ctx, "init", nil, "init", "--repository", s.path("repository"), "--key-file", s.path("muster.key"))
+}
+
+// storage ends a document's spec.
+func (s *Scenario) storage() string {
+	if s.Storage == "" {
+		return ""
+	}
+	return "  storage:\n" + s.Storage
 }
 
 // Run runs muster and keeps its output under <log>.out and <log>.err; the error holds its end.
@@ -188,7 +201,11 @@ func (s *Scenario) Command(ctx context.Context, log string, stdout io.Writer, ar
 	if err != nil {
 		return nil, nil, errors.Join(err, out.Close())
 	}
-	c := exec.CommandContext(ctx, s.config.Muster, append(args, "--state-dir", s.path("state"))...)
+	args = append(args, "--state-dir", s.path("state"))
+	if s.config.Plugins != "" {
+		args = append(args, "--plugins", s.config.Plugins, "--pins", filepath.Join(s.config.Plugins, "providers.pins"))
+	}
+	c := exec.CommandContext(ctx, s.config.Muster, args...)
 	c.Dir = s.config.Dir
 	c.Stdout, c.Stderr = io.Writer(out), diagnostics
 	if stdout != nil {
@@ -285,7 +302,7 @@ func (s *Scenario) RebuildArgs(l *testenv.Lab, endpoint string, targets ...teste
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(s.path("machines.yaml"), []byte(document), 0o600); err != nil {
+	if err := os.WriteFile(s.path("machines.yaml"), []byte(document+s.storage()), 0o600); err != nil {
 		return nil, err
 	}
 	return []string{"rebuild", "--repository", "file://" + s.path("repository"), "--key-file", s.path("muster.key"),

@@ -37,7 +37,12 @@ func benchmarks() []benchmark {
 		machineDedup(),
 		runnerOverhead(),
 		runnerThroughput(),
+		runAdoption(),
 		rebuildRTO(),
+		rbdFull(),
+		rbdIncremental(),
+		rbdRestore(),
+		rbdSparse(),
 	}
 }
 
@@ -47,6 +52,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if dir := os.Getenv(ownerEnv); dir != "" {
+		if err := ownRun(ctx, dir); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: owner:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := bench(ctx, *only, *runs); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

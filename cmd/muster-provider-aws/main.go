@@ -1,0 +1,22 @@
+// Command muster-provider-aws is the provider for Amazon EBS and EC2. Muster starts it.
+package main
+
+import (
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/musterdr/muster/providers/aws"
+	"github.com/musterdr/muster/providers/rpc"
+)
+
+func main() {
+	os.Exit(rpc.Serve(aws.New(aws.Config{Now: time.Now, Version: version()})))
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "dev"
+}

@@ -1,0 +1,24 @@
+//go:build cgo && ceph
+
+// Command muster-provider-ceph is the provider for Ceph: RBD images and CephFS. Muster starts it.
+package main
+
+import (
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/musterdr/muster/providers/ceph"
+	"github.com/musterdr/muster/providers/rpc"
+)
+
+func main() {
+	os.Exit(rpc.Serve(ceph.New(ceph.Config{Now: time.Now, Version: version()})))
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "dev"
+}

@@ -1,0 +1,199 @@
+//go:build cgo && ceph
+
+package ceph
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ceph/go-ceph/rados"
+	"github.com/ceph/go-ceph/rbd"
+
+	"github.com/musterdr/muster/providers/fault"
+)
+
+// cluster is a connection to one.
+type cluster struct {
+	access  access
+	timeout time.Duration
+	fsid    string
+
+	mu     sync.Mutex
+	conn   *rados.Conn
+	fenced bool // the cluster has blocklisted this client: only another connection helps
+}
+
+// connect connects, and refuses wrong credentials and pools that are not there.
+func connect(a access, timeout time.Duration) (*cluster, error) {
+	c := &cluster{access: a, timeout: timeout}
+	conn, err := c.dial()
+	if err != nil {
+		return nil, err
+	}
+	c.conn = conn
+	if c.fsid, err = conn.GetFSID(); err != nil {
+		return nil, wrap("configure", c.where(), err)
+	}
+	for _, pool := range a.Pools {
+		if err := c.probe(pool); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *cluster) where() string {
+	if len(c.access.MonHosts) > 0 {
+		return strings.Join(c.access.MonHosts, ",")
+	}
+	return c.access.ConfigFile
+}
+
+// probe lists a pool's images.
+func (c *cluster) probe(pool string) error {
+	namespace := ""
+	if len(c.access.Namespaces) > 0 {
+		namespace = c.access.Namespaces[0]
+	}
+	io, err := c.pool(pool, namespace)
+	if fault.Is(err, fault.NotFound) {
+		return fault.Newf("configure", fault.Invalid, pool, "the cluster has no such pool, or the user must not see it: ceph osd pool ls")
+	}
+	if err != nil {
+		return err
+	}
+	defer io.Destroy()
+	_, err = rbd.GetImageNames(io)
+	return wrap("configure", pool, gone(err))
+}
+
+// dial makes a connection whose operations end: with an error when nobody answers within the timeout, and
+// when a pool is full.
+func (c *cluster) dial() (*rados.Conn, error) {
+	fail := func(err error) (*rados.Conn, error) { return nil, wrap("connect to Ceph", c.where(), err) }
+	conn, err := rados.NewConnWithUser(c.access.User)
+	if err != nil {
+		return fail(err)
+	}
+	if c.access.ConfigFile != "" {
+		if err := conn.ReadConfigFile(c.access.ConfigFile); err != nil {
+			return fail(err)
+		}
+	}
+	seconds := strconv.Itoa(int(c.timeout.Seconds()))
+	options := [][2]string{
+		{"client_mount_timeout", seconds}, {"rados_mon_op_timeout", seconds}, {"rados_osd_op_timeout", seconds},
+		{"rbd_cache", "false"}, {"rbd_discard_granularity_bytes", strconv.Itoa(granule)}, {"rbd_concurrent_management_ops", "32"},
+		{"log_to_stderr", "false"}, {"err_to_stderr", "false"}, {"log_file", ""}, {"admin_socket", ""},
+	}
+	if len(c.access.MonHosts) > 0 {
+		options = append(options, [2]string{"mon_host", strings.Join(c.access.MonHosts, ",")})
+	}
+	if c.access.KeyringFile != "" {
+		options = append(options, [2]string{"keyring", c.access.KeyringFile})
+	}
+	for _, option := range options {
+		if err := conn.SetConfigOption(option[0], option[1]); err != nil {
+			return fail(fmt.Errorf("option %s: %w", option[0], err))
+		}
+	}
+	if err := conn.Connect(); err != nil {
+		return fail(err)
+	}
+	return conn, nil
+}
+
+// connection is the live one. A client that was fenced connects anew; its old connection stays for the
+// calls that still end on it.
+func (c *cluster) connection() (*rados.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.fenced {
+		return c.conn, nil
+	}
+	conn, err := c.dial()
+	if err != nil {
+		return nil, err
+	}
+	c.conn, c.fenced = conn, false
+	return conn, nil
+}
+
+// note looks whether an error says that this client was fenced.
+func (c *cluster) note(err error) error {
+	if errno(err) == syscall.ESHUTDOWN {
+		c.mu.Lock()
+		c.fenced = true
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// pool opens a pool with a namespace. Writes into a full pool fail instead of waiting.
+func (c *cluster) pool(pool, namespace string) (*rados.IOContext, error) {
+	conn, err := c.connection()
+	if err != nil {
+		return nil, err
+	}
+	io, err := conn.OpenIOContext(pool)
+	if err != nil {
+		return nil, wrap("open pool", pool, c.note(err))
+	}
+	if err := io.SetPoolFullTry(); err != nil {
+		io.Destroy()
+		return nil, wrap("open pool", pool, err)
+	}
+	io.SetNamespace(namespace)
+	return io, nil
+}
+
+// allowed refuses pools that the settings don't name.
+func (c *cluster) allowed(op string, at place) error {
+	if !slices.Contains(c.access.Pools, at.Pool) {
+		return fault.Newf(op, fault.Denied, at.pool(), "the settings' pools are %q; add it there if Muster may use it", c.access.Pools)
+	}
+	if c.access.Namespaces != nil && !slices.Contains(c.access.Namespaces, at.Namespace) {
+		return fault.Newf(op, fault.Denied, at.pool(), "the settings' namespaces are %q; add it there if Muster may use it", c.access.Namespaces)
+	}
+	return nil
+}
+
+// namespaces of a pool that the settings allow.
+func (c *cluster) namespaces(pool string) ([]string, error) {
+	if c.access.Namespaces != nil {
+		return c.access.Namespaces, nil
+	}
+	io, err := c.pool(pool, "")
+	if err != nil {
+		return nil, err
+	}
+	defer io.Destroy()
+	names, err := rbd.NamespaceList(io)
+	if kind := kindOf(err); err != nil && kind != fault.NotFound && kind != fault.Denied {
+		return nil, wrap("list namespaces", pool, c.note(err))
+	}
+	return append([]string{""}, names...), nil
+}
+
+// self is this client's name among the owners of locks.
+func (c *cluster) self() (string, error) {
+	conn, err := c.connection()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("client.%d", conn.GetInstanceID()), nil
+}
+
+func (c *cluster) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		c.conn.Shutdown()
+	}
+}

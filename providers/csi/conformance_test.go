@@ -1,0 +1,134 @@
+package csi
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/musterdr/muster/providers"
+	"github.com/musterdr/muster/providers/conformance"
+	"github.com/musterdr/muster/providers/conformance/conformancetest"
+	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/testenv"
+)
+
+func (c *cluster) suite() conformance.Config {
+	return conformance.Config{
+		Open: func(ctx context.Context) (providers.Provider, error) {
+			p := New(Config{Now: time.Now})
+			return p, p.Configure(ctx, c.settings(nil))
+		},
+		Unconfigured: func() (providers.Provider, error) { return New(Config{Now: time.Now}), nil },
+		Size:         8 * mib,
+		Parameters:   map[providers.Content]map[string]string{providers.ContentBlocks: {parameterClass: "labcsi"}},
+		PV:           c.persistentVolume,
+		Patience:     5 * time.Minute,
+		Soon:         30 * time.Second,
+	}
+}
+
+// persistentVolume is one as Kubernetes has it, of a volume.
+func (c *cluster) persistentVolume(_ string, volume providers.Volume) *corev1.PersistentVolume {
+	state, err := decodeVolume("test", volume.Handle)
+	if err != nil {
+		panic(err)
+	}
+	return &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "pvc-conformance"},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: corev1.ResourceList{corev1.ResourceStorage: quantity(volume.Size)}, AccessModes: state.AccessModes, VolumeMode: &state.Mode,
+			StorageClassName: "labcsi", PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+			ClaimRef:               &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "data"},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: testenv.CSIDriver, VolumeHandle: state.Source.VolumeHandle}},
+		},
+	}
+}
+
+func TestConformance(t *testing.T) {
+	c := needCluster(t)
+	conformancetest.Run(t, c.suite())
+	c.leavesNothing(t)
+}
+
+// TestConformanceOverTheWire tries what depends on the wire and on processes: streams both ways, groups, another
+// process that goes on, and one that is killed.
+func TestConformanceOverTheWire(t *testing.T) {
+	c := needCluster(t)
+	processes := &processes{cluster: c}
+	config := c.suite()
+	config.Open, config.Unconfigured, config.Kill = processes.open, nil, processes.kill
+	config.Only = []string{"info", "health", "write-aborted", "read-parts", "extents-changed", "snapshot-group", "killed-write", "killed-snapshot"}
+	config.KillAfter = []time.Duration{500 * time.Millisecond, 3 * time.Second}
+	conformancetest.Run(t, config)
+}
+
+// asProvider has the test's binary be the provider.
+const asProvider = "MUSTER_TEST_AS_PROVIDER"
+
+func serve() int { return rpc.Serve(New(Config{Now: time.Now, Log: rpc.Log()})) }
+
+// processes starts providers as processes of their own, and kills the newest.
+type processes struct {
+	cluster *cluster
+
+	mu     sync.Mutex
+	newest *process
+}
+
+type process struct {
+	*rpc.Client
+	command *exec.Cmd
+	plugin  *plugin.Client
+}
+
+func (p *process) Close() error {
+	_ = p.Client.Close() // it may be dead
+	p.plugin.Kill()
+	return nil
+}
+
+func (s *processes) open(ctx context.Context) (providers.Provider, error) {
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), asProvider+"=1")
+	client := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig: rpc.Handshake(), VersionedPlugins: rpc.Plugins(Name, rpc.Protocols()), Cmd: command, AutoMTLS: true,
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC}, GRPCDialOptions: rpc.DialOptions(),
+		Logger: hclog.New(&hclog.LoggerOptions{Output: io.Discard}),
+	})
+	protocol, err := client.Client()
+	if err != nil {
+		client.Kill()
+		return nil, err
+	}
+	dispensed, err := rpc.Dispense(protocol)
+	if err != nil {
+		client.Kill()
+		return nil, err
+	}
+	p := &process{Client: dispensed, command: command, plugin: client}
+	s.mu.Lock()
+	s.newest = p
+	s.mu.Unlock()
+	if err := p.Configure(ctx, s.cluster.settings(nil)); err != nil {
+		client.Kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s *processes) kill() {
+	s.mu.Lock()
+	p := s.newest
+	s.mu.Unlock()
+	_ = p.command.Process.Kill()
+	p.plugin.Kill() // waits for its end
+}
