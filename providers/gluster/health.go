@@ -35,13 +35,21 @@ func (p *provider) Health(ctx context.Context) (providers.Health, error) {
 		return providers.Health{}, err
 	}
 	h := providers.Health{Now: p.config.Now(), Free: -1, Total: -1}
+	silent, err := pool.silent(ctx)
+	if err != nil {
+		return providers.Health{}, err
+	}
 	connected := 0
 	for _, peer := range peers {
-		if peer.Connected == 1 {
+		hosts := append(peer.Hosts, peer.Host)
+		switch {
+		case peer.Connected != 1:
+			h.Problems = append(h.Problems, fmt.Sprintf("peer %s is not connected: start glusterd there, or mend its network", peer.Host))
+		case slices.ContainsFunc(hosts, func(host string) bool { return silent[host] }):
+			h.Problems = append(h.Problems, fmt.Sprintf("peer %s does not answer over SSH", peer.Host))
+		default:
 			connected++
-			continue
 		}
-		h.Problems = append(h.Problems, fmt.Sprintf("peer %s is not connected: start glusterd there, or mend its network", peer.Host))
 	}
 	h.Usable = 2*connected > len(peers)
 	if !h.Usable {
@@ -60,6 +68,36 @@ func (p *provider) Health(ctx context.Context) (providers.Health, error) {
 	}
 	h.Free, h.Total = pool.space(ctx)
 	return h, nil
+}
+
+// silent are the names and addresses of peers that do not answer over SSH. Glusterd takes half a minute to
+// notice a peer whose network is gone.
+func (p *pool) silent(ctx context.Context) (map[string]bool, error) {
+	limited, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	lost := make([]bool, len(p.shells))
+	group, limited := errgroup.WithContext(limited)
+	for i, s := range p.shells {
+		group.Go(func() error {
+			_, err := p.on(limited, s, "true")
+			lost[i] = err != nil
+			if fault.Is(err, fault.Denied) {
+				return err
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return nil, ended("health", Name, ctx)
+	}
+	silent := map[string]bool{}
+	for i, s := range p.shells {
+		if lost[i] {
+			silent[s.peer.Name], silent[s.peer.Address] = true, true
+		}
+	}
+	return silent, err
 }
 
 // fingerprint is the UUID of the first peer of the settings. A pool has no name of its own, and other peers
