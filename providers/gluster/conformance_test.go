@@ -12,6 +12,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	c := need(t)
+	t.Parallel()
 	conformancetest.Run(t, conformance.Config{
 		Open:         func(ctx context.Context) (providers.Provider, error) { return open(ctx, c, plain) },
 		Unconfigured: func() (providers.Provider, error) { return unconfigured(), nil },

@@ -12,6 +12,7 @@ import (
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/providers/gluster"
+	"github.com/musterdr/muster/providers/rpc"
 	"github.com/musterdr/muster/testenv"
 	lab "github.com/musterdr/muster/testenv/gluster"
 )
@@ -19,7 +20,11 @@ import (
 // shared is the one pool of this package's tests: three peers.
 var shared = lab.NewShared("gluster", 1<<30, "gluster-a", "gluster-b", "gluster-c")
 
+// TestMain is also the process that TestOverTheWire starts and kills.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProvider) != "" {
+		os.Exit(rpc.Serve(unconfigured()))
+	}
 	code := m.Run()
 	if os.Getuid() == 0 {
 		if err := shared.Down(context.Background()); err != nil {

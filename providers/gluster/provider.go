@@ -158,7 +158,7 @@ func open(op string, h providers.Handle, kind string, field func(state) string) 
 		return s, fault.Newf(op, fault.Invalid, h.Provider, "the handle is not of the provider %s", Name)
 	}
 	if h.Version != handleVersion {
-		return s, fault.Newf(op, fault.Unsupported, Name, "a handle of version %d: this program knows %d", h.Version, handleVersion)
+		return s, fault.Newf(op, fault.Invalid, Name, "a handle of version %d: this program knows %d", h.Version, handleVersion)
 	}
 	if err := json.Unmarshal(h.State, &s); err != nil || !volumeName.MatchString(field(s)) {
 		return s, fault.Newf(op, fault.Invalid, Name, "the handle names no %s", kind)
