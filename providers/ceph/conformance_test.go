@@ -4,7 +4,12 @@ package ceph_test
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
+
+	"github.com/ceph/go-ceph/rados"
+	"github.com/ceph/go-ceph/rbd"
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/conformance"
@@ -19,5 +24,36 @@ func TestConformance(t *testing.T) {
 		Unconfigured: func() (providers.Provider, error) { return unconfigured(), nil },
 		CopyTarget:   map[string]string{"pool": "other"},
 		Contents:     []providers.Content{providers.ContentBlocks},
+		Fill:         application(t),
 	})
+}
+
+// application writes into images as a program on another host does, as client.admin.
+func application(t *testing.T) func(context.Context, providers.Volume, int64, []byte) error {
+	t.Helper()
+	conn, err := rados.NewConn()
+	if err == nil {
+		err = conn.ReadConfigFile(need(t).ConfigFile)
+	}
+	if err == nil {
+		err = conn.Connect()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Shutdown)
+	return func(_ context.Context, v providers.Volume, offset int64, data []byte) error {
+		pool, name, _ := strings.Cut(v.ID, "/")
+		io, err := conn.OpenIOContext(pool)
+		if err != nil {
+			return err
+		}
+		defer io.Destroy()
+		image, err := rbd.OpenImage(io, name, rbd.NoSnapshot)
+		if err != nil {
+			return err
+		}
+		_, err = image.WriteAt(data, offset)
+		return errors.Join(err, image.Flush(), image.Close())
+	}
 }

@@ -73,8 +73,8 @@ func start(ctx context.Context) error {
 
 // caps are those of docs/providers-ceph.md.
 var caps = map[string]string{
-	"mon": "profile rbd", "osd": "profile rbd pool=rbd, profile rbd pool=other, allow rw tag cephfs data=cephfs",
-	"mgr": "profile rbd pool=rbd, profile rbd pool=other", "mds": "allow rws",
+	"mon": "profile rbd, allow r", "osd": "profile rbd pool=rbd, profile rbd pool=other, allow rw tag cephfs data=cephfs",
+	"mgr": "profile rbd pool=rbd, profile rbd pool=other", "mds": "allow rwps",
 }
 
 // settings are the JSON of a provider for the cluster.

@@ -3,6 +3,7 @@ package gluster_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -119,8 +120,19 @@ func create(t *testing.T, p providers.Provider, size int64, parameters map[strin
 		Token: token(t), Content: providers.ContentFiles, Size: size, Parameters: parameters, Tags: map[string]string{providers.TagRun: "test"},
 	})
 	must(t, err)
-	t.Cleanup(func() { must(t, p.DeleteVolume(context.Background(), v.Handle)) })
+	t.Cleanup(func() { must(t, deleteVolume(p, v)) })
 	return v
+}
+
+// deleteVolume waits for what peers that came back have in hand.
+func deleteVolume(p providers.Provider, v providers.Volume) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	waited := lab.Await(ctx, func() bool {
+		err = p.DeleteVolume(ctx, v.Handle)
+		return !fault.Is(err, fault.Busy)
+	})
+	return errors.Join(waited, err)
 }
 
 // attach mounts a volume until the test ends.

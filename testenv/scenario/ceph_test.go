@@ -29,6 +29,8 @@ if mountpoint -q "$target"; then exit; fi
 device=$(losetup --noheadings --output NAME --associated "$images/$image")
 if [ -z "$device" ]; then
 	sha256sum "$images/$image" | cut -d' ' -f1 >>/var/log/rbd-found
+	[ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
+	for i in $(seq 0 99); do [ -e "/dev/loop$i" ] || mknod "/dev/loop$i" b 7 "$i"; done
 	device=$(losetup --find --show "$images/$image")
 fi
 blkid "$device" >/dev/null || mkfs.ext4 -q -E nodiscard "$device"
