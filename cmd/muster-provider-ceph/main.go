@@ -5,7 +5,6 @@ package main
 
 import (
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/musterdr/muster/providers/ceph"
@@ -13,12 +12,5 @@ import (
 )
 
 func main() {
-	os.Exit(rpc.Serve(ceph.New(ceph.Config{Now: time.Now, Version: version()})))
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "dev"
+	os.Exit(rpc.Serve(ceph.New(ceph.Config{Now: time.Now, Version: rpc.Version()})))
 }

@@ -3,7 +3,6 @@ package main
 
 import (
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/musterdr/muster/providers/gluster"
@@ -11,12 +10,5 @@ import (
 )
 
 func main() {
-	os.Exit(rpc.Serve(gluster.New(gluster.Config{Now: time.Now, Version: version()})))
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "dev"
+	os.Exit(rpc.Serve(gluster.New(gluster.Config{Now: time.Now, Version: rpc.Version()})))
 }

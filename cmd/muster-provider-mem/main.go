@@ -4,7 +4,6 @@ package main
 
 import (
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/musterdr/muster/providers/mem"
@@ -12,12 +11,5 @@ import (
 )
 
 func main() {
-	os.Exit(rpc.Serve(mem.New(mem.Config{Now: time.Now, Version: version()})))
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "dev"
+	os.Exit(rpc.Serve(mem.New(mem.Config{Now: time.Now, Version: rpc.Version()})))
 }
