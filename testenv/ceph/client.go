@@ -10,14 +10,15 @@ import (
 // Tags are the build tags with which the Ceph provider compiles against Debian 12's headers.
 func Tags() []string { return []string{"ceph", "ceph_preview", "pacific"} }
 
-// ClientFiles are what another machine needs to use the cluster as client.admin, by their paths there.
+// ClientFiles are what another machine needs to use the cluster as client.admin, by their paths there: below
+// /run, which no capture of the machine takes along.
 func (c *Cluster) ClientFiles() map[string]string {
 	keyring, err := os.ReadFile(c.path("keyring"))
 	if err != nil {
 		keyring = nil // the client says that it has no key
 	}
-	config := []string{"[global]", "fsid = " + c.FSID, "mon_host = " + c.MonHost, "keyring = /etc/ceph/keyring"}
-	return map[string]string{"/etc/ceph/ceph.conf": strings.Join(config, "\n") + "\n", "/etc/ceph/keyring": string(keyring)}
+	config := []string{"[global]", "fsid = " + c.FSID, "mon_host = " + c.MonHost, "keyring = /run/ceph-client/keyring"}
+	return map[string]string{"/run/ceph-client/ceph.conf": strings.Join(config, "\n") + "\n", "/run/ceph-client/keyring": string(keyring)}
 }
 
 // Shell runs a shell script in which rbd and the other commands speak to this cluster as client.admin.

@@ -23,12 +23,12 @@ if [ "$1" = unpublish ]; then
 fi
 image=${ATTR_imageName:-$handle}
 [ "${ATTR_staticVolume:-}" != true ] || image=$handle
-if ! mountpoint -q "$images"; then mkdir -p "$images"; rbd-fuse -c /etc/ceph/ceph.conf -p "$ATTR_pool" "$images"; fi
+if ! mountpoint -q "$images"; then mkdir -p "$images"; rbd-fuse -c /run/ceph-client/ceph.conf -p "$ATTR_pool" "$images"; fi
 mkdir -p "$target"
 if mountpoint -q "$target"; then exit; fi
 device=$(losetup --noheadings --output NAME --associated "$images/$image")
 if [ -z "$device" ]; then
-	sha256sum "$images/$image" | cut -d' ' -f1 >>/var/log/rbd-found
+	sha256sum "$images/$image" | cut -d' ' -f1 >>/run/rbd-found
 	[ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
 	for i in $(seq 0 99); do [ -e "/dev/loop$i" ] || mknod "/dev/loop$i" b 7 "$i"; done
 	device=$(losetup --find --show "$images/$image")
@@ -76,7 +76,7 @@ func TestCephVolume(t *testing.T) {
 	if report.Verdict != "complete" {
 		t.Errorf("the verdict is %q", report.Verdict)
 	}
-	found, err := l.Exec(t.Context(), worker, "cat /var/log/rbd-found", nil)
+	found, err := l.Exec(t.Context(), worker, "cat /run/rbd-found", nil)
 	must(t, err)
 	if lines := strings.Fields(found); lines[len(lines)-1] != want {
 		t.Errorf("the restored image's digest is %v, the snapshot's was %s", lines, want)
