@@ -53,7 +53,7 @@ func alwaysExcused() []exception {
 		{Rule: Rule{Reason: "it was being deleted already"}, when: isDeleting},
 		{Rule: Rule{Group: "core", Resource: "persistentvolumes", Fields: append(volumeSources(),
 			"/metadata/uid", "/metadata/creationTimestamp", "/metadata/annotations/pv.kubernetes.io~1*", "/metadata/finalizers",
-			"/spec/nodeAffinity", "/spec/capacity", "/spec/storageClassName", "/spec/mountOptions",
+			"/spec/nodeAffinity", "/spec/capacity", "/spec/storageClassName", "/spec/mountOptions", "/spec/claimRef/resourceVersion",
 		), Reason: "it was made again around the restored volume"}, when: isRebound},
 	}
 }
