@@ -37,8 +37,8 @@ func (n *notes) has(weight Weight, subject, text string) bool {
 // a kubelet that reports when it is started.
 func TestSettle(t *testing.T) {
 	client := connect(t, apiserver.Need(t, apiserver.Config{}))
-	restored := time.Now()
-	seedStale(t, client, restored)
+	seedStale(t, client, time.Now())
+	restored := time.Now() // after it: what was seeded was there before
 	found := &notes{}
 	settled, err := Settle(t.Context(), SettleConfig{
 		Client:  client,
