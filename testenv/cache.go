@@ -49,13 +49,13 @@ func sourceDir() string {
 
 // GoBuild compiles a package of this checkout ("./cmd/muster") into a static program.
 func GoBuild(ctx context.Context, pkg, output string) error {
-	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, pkg)
+	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", output, pkg)
 	return err
 }
 
 // GoBuildCgo compiles a command of this module that needs cgo, with build tags.
 func GoBuildCgo(ctx context.Context, pkg, output string, tags ...string) error {
-	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=1", "go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", strings.Join(tags, ","), "-o", output, pkg)
+	_, err := command(ctx, nil, "env", "-C", filepath.Dir(sourceDir()), "CGO_ENABLED=1", "go", "build", "-ldflags", "-s -w", "-tags", strings.Join(tags, ","), "-o", output, pkg)
 	return err
 }
 
@@ -290,7 +290,8 @@ func install(ctx context.Context, packages ...string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	args := append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)
+	// Another one may be installing something, too.
+	args := append([]string{"install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, missing...)
 	if _, err := command(ctx, nil, "apt-get", args...); err == nil {
 		return nil
 	}

@@ -252,6 +252,10 @@ func (f *finder) tree(ctx context.Context, id string) error {
 	return nil
 }
 
+// anonymous begins the path of a folder of the self-heal daemon's own, which no client may see
+// (GF_REPLICATE_ANON_DIR, "Operation not permitted"): what lies there has no name for users any more.
+const anonymous = "/.glusterfs-anonymous-inode-"
+
 // paths are all of an ID, relative to the root ("." for itself); none when it is gone.
 func (f *finder) paths(id string) (paths []string, isFolder bool, err error) {
 	info, err := os.Lstat(f.byID(id))
@@ -269,6 +273,9 @@ func (f *finder) paths(id string) (paths []string, isFolder bool, err error) {
 		return nil, false, err
 	}
 	text := strings.TrimRight(value, "\x00")
+	if strings.HasPrefix(text, anonymous) {
+		return nil, false, nil
+	}
 	if !strings.HasPrefix(text, "/") {
 		return nil, false, errors.New("gluster gives " + strconv.Quote(text) + " for a path")
 	}

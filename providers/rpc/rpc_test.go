@@ -266,8 +266,9 @@ func TestProgress(t *testing.T) {
 
 // TestSourceFails ends the provider's call when the caller's source does, with the source's own error.
 func TestSourceFails(t *testing.T) {
-	provider := make(chan error, 1)
+	began, provider := make(chan struct{}), make(chan error, 1)
 	s := &scripted{write: func(_ context.Context, _ providers.WriteRequest, source providers.Source) (providers.Volume, error) {
+		close(began)
 		for {
 			if _, err := source(); err != nil {
 				provider <- err
@@ -279,6 +280,7 @@ func TestSourceFails(t *testing.T) {
 	blocks := 0
 	_, err := connect(t, s).Write(t.Context(), providers.WriteRequest{}, func() (providers.Block, error) {
 		if blocks++; blocks > 3 {
+			<-began // a call that is given up before the provider has heard of it never begins there
 			return providers.Block{}, gone
 		}
 		return providers.NewBlock(int64(blocks), []byte("data")), nil

@@ -286,16 +286,17 @@ func TestArchives(t *testing.T) {
 			touched := map[string]bool{}
 			for range rapid.IntRange(0, 8).Draw(t, "changes") {
 				name := rapid.SampledFrom(names).Draw(t, "name")
-				changeTree(t, root, name, names)
+				from := changeTree(t, root, name, names)
 				// A provider may name more than what changed. Writing through one name of a file changes
 				// it under the others, too.
-				for folder := filepath.Dir(name); ; folder = filepath.Dir(folder) {
-					touched[folder] = true
-					if folder == "." {
-						break
+				touch(touched, from)
+				touch(touched, name)
+				_ = filepath.WalkDir(filepath.Join(root, name), func(at string, _ fs.DirEntry, err error) error {
+					if relative, relErr := filepath.Rel(root, at); err == nil && relErr == nil {
+						touched[relative] = true // what a renamed folder holds has other paths now
 					}
-				}
-				touched[name] = true
+					return nil
+				})
 			}
 			config := ArchiveConfig{Root: root, Base: base}
 			if base != nil && rapid.Bool().Draw(t, "told") && !anyLinks(root) {
@@ -320,6 +321,14 @@ func TestArchives(t *testing.T) {
 	})
 }
 
+// touch adds a name and all folders that hold it.
+func touch(touched map[string]bool, name string) {
+	for ; name != "."; name = filepath.Dir(name) {
+		touched[name] = true
+	}
+	touched["."] = true
+}
+
 func anyLinks(root string) bool {
 	found := false
 	_ = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -332,10 +341,11 @@ func anyLinks(root string) bool {
 	return found
 }
 
-func changeTree(t *rapid.T, root, name string, names []string) {
+// changeTree does something at name, and tells what else it has changed, or ".".
+func changeTree(t *rapid.T, root, name string, names []string) string {
 	at := filepath.Join(root, name)
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-		return // a file is in the way
+		return "." // a file is in the way
 	}
 	info, err := os.Lstat(at)
 	isFolder := err == nil && info.IsDir()
@@ -362,9 +372,12 @@ func changeTree(t *rapid.T, root, name string, names []string) {
 		}
 	case 6:
 		if err != nil {
-			_ = os.Rename(filepath.Join(root, rapid.SampledFrom(names).Draw(t, "other")), at) // as above
+			other := rapid.SampledFrom(names).Draw(t, "other")
+			_ = os.Rename(filepath.Join(root, other), at) // as above
+			return other
 		}
 	}
+	return "."
 }
 
 func TestArchiveExcludes(t *testing.T) {

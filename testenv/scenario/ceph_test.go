@@ -40,6 +40,7 @@ mount "$device" "$target"
 // TestCephVolume loses a cluster and the Ceph that its volumes are on, and brings both back: the image as it
 // was in the snapshot, byte for byte, and the pod that goes on writing to it.
 func TestCephVolume(t *testing.T) {
+	t.Parallel()
 	testenv.Need(t)
 	must(t, ceph.Install(t.Context()))
 	s := volumeScenario(t, testenv.Config{Name: "ceph", ControlPlanes: 1, Workers: 1, Packages: []string{"rbd-fuse"}}, plugins(t, "ceph", ceph.Tags()...))

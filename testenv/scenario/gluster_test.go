@@ -34,6 +34,7 @@ chown 1000:2000 tree/a/page-7; chmod 4750 tree/a/page-8; ln tree/a/page-1 tree/a
 // TestGlusterVolume loses a cluster and both peers that its volume is on, and brings them back: every file as it
 // was, and the pod that goes on writing.
 func TestGlusterVolume(t *testing.T) {
+	t.Parallel()
 	testenv.Need(t)
 	must(t, testenv.NeedPackages(t.Context(), "glusterfs-client", "attr"))
 	s := volumeScenario(t, testenv.Config{Name: "glust", ControlPlanes: 1, Workers: 1, Packages: []string{"glusterfs-client"}}, plugins(t, "gluster"))

@@ -13,6 +13,7 @@ import (
 // TestKilled interrupts and kills muster in the middle of the capture and of the rebuild; resumed runs
 // end as if nothing had happened. Meanwhile nothing secret shows. Then the same point is brought back by hand.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	s := play(t, testenv.Config{Name: "killed", ControlPlanes: 1, Workers: 1, Disks: []testenv.Disk{{Name: Disk, Bytes: 64 << 20}}})
 	endWatch := WatchProcesses(t.Context())
 	members := s.Members()

@@ -10,6 +10,7 @@ import (
 // TestThreeControlPlanes loses three control planes and a worker, and brings them back on machines of
 // the same names; then loses them again and brings them back with one control plane.
 func TestThreeControlPlanes(t *testing.T) {
+	t.Parallel()
 	s := play(t, testenv.Config{Name: "three", ControlPlanes: 3, Workers: 1})
 	l := s.Lab
 	members := s.Members()
@@ -45,6 +46,7 @@ func targetsOf(names []string) []testenv.Target {
 // TestOtherMachines rebuilds a cluster in another region, on machines with other names and addresses,
 // and with a worker more.
 func TestOtherMachines(t *testing.T) {
+	t.Parallel()
 	s := play(t, testenv.Config{Name: "old", ControlPlanes: 1, Workers: 1, Disks: []testenv.Disk{{Name: Disk, Bytes: 64 << 20}}})
 	must(t, s.Capture(t.Context()))
 	must(t, s.Destroy(t.Context()))

@@ -15,6 +15,7 @@ import (
 // TestRefused gives muster everything that it must refuse, each with an exit code and an error of its
 // own, and before any harm: in the end the cluster comes back on the very machine.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s := empty(t, testenv.Config{Name: "refused", ControlPlanes: 1})
 	members := s.Members()
 	s.refuseFullDisk(t)

@@ -11,6 +11,7 @@ import (
 
 // TestReplay brings the objects of one cluster into another one that already runs, twice.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	s := play(t, testenv.Config{Name: "from", ControlPlanes: 1, Workers: 1})
 	must(t, s.Capture(t.Context()))
 	must(t, s.Destroy(t.Context()))
