@@ -107,12 +107,13 @@ func tagged(tags map[string]string, token string) map[string]string {
 	return all
 }
 
-// tags of a volume: none when it isn't Muster's.
+// tags of a volume: what others keep in its metadata, and Muster's own when it made the volume.
 func (m marks) tags() map[string]string {
-	if m.volume == nil {
-		return nil
+	all := maps.Clone(m.other)
+	if m.volume != nil {
+		maps.Copy(all, m.volume.Tags)
 	}
-	return maps.Clone(m.volume.Tags)
+	return all
 }
 
 // unfinished says why an image is not to be taken for a volume; empty when it is one.

@@ -43,7 +43,7 @@ func TestCephVolume(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t)
 	must(t, ceph.Install(t.Context()))
-	s := volumeScenario(t, testenv.Config{Name: "ceph", ControlPlanes: 1, Workers: 1, Packages: []string{"rbd-fuse"}}, plugins(t, "ceph", ceph.Tags()...))
+	s := volumeScenario(t, testenv.Config{Name: "ceph", ControlPlanes: 1, Workers: 1, Packages: []string{"rbd-fuse"}}, plugins(t, "ceph"))
 	l, worker := s.Lab, "ceph-worker-0"
 	before := ceph.Need(t, ceph.Config{Address: l.Gateway()})
 	_, err := before.RBD(t.Context(), "create", "rbd/ledger", "--size", "64M", "--image-feature", "layering,exclusive-lock,object-map,fast-diff")

@@ -30,6 +30,8 @@ type Config struct {
 	Muster  string    // the command's path
 	Plugins string    // folder with providers' programs and providers.pins; empty without volumes
 	Out     io.Writer // what a person follows
+
+	Environment []string // of muster, beside what is there: "NAME=value"
 }
 
 // Scenario is one cluster's story.
@@ -207,6 +209,7 @@ func (s *Scenario) Command(ctx context.Context, log string, stdout io.Writer, ar
 	}
 	c := exec.CommandContext(ctx, s.config.Muster, args...)
 	c.Dir = s.config.Dir
+	c.Env = append(os.Environ(), s.config.Environment...)
 	c.Stdout, c.Stderr = io.Writer(out), diagnostics
 	if stdout != nil {
 		c.Stdout = io.MultiWriter(out, stdout)
@@ -332,6 +335,10 @@ type Report struct {
 		Digest   string `json:"digest"`
 		Text     string `json:"text"`
 	} `json:"layers"`
+	Findings []struct {
+		Subject string `json:"subject"`
+		Text    string `json:"text"`
+	} `json:"findings"`
 }
 
 // ReadReport reads what rebuild wrote last.

@@ -12,20 +12,22 @@ import (
 	"time"
 
 	"github.com/musterdr/muster/testenv"
+	"github.com/musterdr/muster/testenv/ceph"
 )
 
-// plugins is a folder with a provider's program, pinned.
-func plugins(t *testing.T, name string, tags ...string) string {
+// plugins is a folder with providers' programs.
+func plugins(t *testing.T, names ...string) string {
 	t.Helper()
 	folder := t.TempDir()
-	program := filepath.Join(folder, "muster-provider-"+name)
-	source := "./cmd/muster-provider-" + name
-	if len(tags) > 0 {
-		must(t, testenv.GoBuildCgo(t.Context(), source, program, tags...))
-	} else {
-		must(t, testenv.GoBuild(t.Context(), source, program))
+	for _, name := range names {
+		source, program := "./cmd/muster-provider-"+name, filepath.Join(folder, "muster-provider-"+name)
+		if name == "ceph" {
+			must(t, testenv.GoBuildCgo(t.Context(), source, program, ceph.Tags()...))
+		} else {
+			must(t, testenv.GoBuild(t.Context(), source, program))
+		}
+		must(t, os.Chmod(program, 0o755))
 	}
-	must(t, os.Chmod(program, 0o755))
 	return folder
 }
 
