@@ -23,7 +23,7 @@ func (c *Cluster) ClientFiles() map[string]string {
 
 // Shell runs a shell script in which rbd and the other commands speak to this cluster as client.admin.
 func (c *Cluster) Shell(ctx context.Context, script string) (string, error) {
-	command := exec.CommandContext(ctx, "sh", "-euc", script)
+	command := exec.CommandContext(ctx, "bash", "-euc", script)
 	command.Env = append(os.Environ(), "CEPH_CONF="+c.ConfigFile, "CEPH_ARGS=")
 	out, err := command.Output()
 	return string(out), err

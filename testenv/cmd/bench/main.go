@@ -43,6 +43,8 @@ func benchmarks() []benchmark {
 		rbdIncremental(),
 		rbdRestore(),
 		rbdSparse(),
+		glusterCapture(),
+		ebsBlocks(),
 	}
 }
 

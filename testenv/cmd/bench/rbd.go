@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/musterdr/muster/orchestrator/host"
 	"github.com/musterdr/muster/orchestrator/volume"
-	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/state/repository"
 	"github.com/musterdr/muster/testenv"
@@ -46,34 +43,8 @@ func newRBD(ctx context.Context, on *stage) (*rbdBench, error) {
 		return nil, err
 	}
 	on.after(func(context.Context) error { return b.ceph.Close() })
-	folder := on.fresh("plugins")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, err
-	}
-	program := filepath.Join(folder, host.Prefix+"ceph")
-	if err := testenv.GoBuildCgo(ctx, "./cmd/muster-provider-ceph", program, ceph.Tags()...); err != nil {
-		return nil, err
-	}
-	settings := map[string]any{"configFile": b.ceph.ConfigFile, "pools": []any{ceph.Pool}}
-	return b, b.start(ctx, folder, settings)
-}
-
-// start pins the provider and starts it as muster does.
-func (b *rbdBench) start(ctx context.Context, folder string, settings map[string]any) error {
-	h, err := host.Open(ctx, host.Config{Folder: folder, Pins: filepath.Join(folder, "providers.pins"), Log: slog.New(slog.DiscardHandler), Now: time.Now})
-	if err != nil {
-		return err
-	}
-	b.on.after(func(context.Context) error { return h.Close() })
-	found, err := h.Find("ceph")
-	if err != nil {
-		return err
-	}
-	if err := (host.Pins{"ceph": found.SHA256}).Write(filepath.Join(folder, "providers.pins")); err != nil {
-		return err
-	}
-	b.provider, err = h.Provider(ctx, plans.Storage{Name: "bench", Provider: "ceph", Settings: settings})
-	return err
+	b.provider, err = startProvider(ctx, on, "ceph", map[string]any{"configFile": b.ceph.ConfigFile, "pools": []any{ceph.Pool}})
+	return b, err
 }
 
 // image makes an image with a content of so many bytes, spread over its size.
@@ -120,34 +91,18 @@ func (b *rbdBench) scatter(ctx context.Context, image string, size, content, pie
 	return err
 }
 
-func (b *rbdBench) volume(ctx context.Context, image string) (providers.Volume, error) {
-	var found providers.Volume
-	err := b.provider.Discover(ctx, providers.Query{IDs: []string{image}}, func(v providers.Volume) error {
-		found = v
-		return nil
-	})
-	if err == nil && found.ID == "" {
-		err = fmt.Errorf("the provider does not find %s", image)
-	}
-	return found, err
-}
-
 func (b *rbdBench) snapshot(ctx context.Context, image string) (providers.Snapshot, error) {
-	v, err := b.volume(ctx, image)
+	v, err := findVolume(ctx, b.provider, image)
 	if err != nil {
 		return providers.Snapshot{}, err
 	}
 	b.made++
-	set, err := b.provider.Snapshot(ctx, providers.SnapshotRequest{Token: fmt.Sprintf("bench-%d", b.made), Volumes: []providers.Handle{v.Handle}, Tags: map[string]string{providers.TagRun: "bench"}})
-	if err != nil {
-		return providers.Snapshot{}, err
-	}
-	return set.Snapshots[0], nil
+	return snapshotOf(ctx, b.provider, v, fmt.Sprintf("bench-%d", b.made))
 }
 
 // capture is what the step capture-volumes does with a snapshot.
 func (b *rbdBench) capture(ctx context.Context, v *vault, snapshot providers.Snapshot, base *volume.Base) (repository.Image, error) {
-	captured, err := volume.BlockCapture{Provider: b.provider, Snapshot: snapshot, Base: base, Repository: v.Repository, Name: snapshot.ID, Progress: quietProgress{}}.Capture(ctx)
+	captured, err := volume.BlockCapture{Provider: b.provider, Snapshot: snapshot, Base: base, Repository: v.Repository, Name: snapshot.ID, Progress: silence{}}.Capture(ctx)
 	b.stats, b.read = captured.Stats, captured.Read
 	if err != nil {
 		return repository.Image{}, err
@@ -155,26 +110,16 @@ func (b *rbdBench) capture(ctx context.Context, v *vault, snapshot providers.Sna
 	return captured.Image, v.Flush(ctx)
 }
 
-type quietProgress struct{}
-
-func (quietProgress) Total(int64, int64) {}
-func (quietProgress) Add(int64, int64)   {}
-func (quietProgress) Status(string)      {}
-
-// stockVault is a repository of the stock kopia command, with the compression that Muster uses.
+// stockVault is a repository of the stock kopia command.
 func (b *rbdBench) stockVault(ctx context.Context) (string, error) {
 	dir := b.on.fresh("stock")
-	_, err := b.shell(ctx, dir, `mkdir -p "$DIR/blobs"
-"$KOPIA" repository create filesystem --path "$DIR/blobs" --password bench --object-splitter DYNAMIC-1M-BUZHASH
-"$KOPIA" policy set --global --compression zstd-fastest`)
+	_, err := b.shell(ctx, dir, stockCreate)
 	return dir, err
 }
 
-// shell runs a script with the stock kopia command ($KOPIA) and rbd.
+// shell runs a script with the stock kopia command and rbd.
 func (b *rbdBench) shell(ctx context.Context, dir, script string) (string, error) {
-	prelude := fmt.Sprintf("export DIR=%q KOPIA=%q KOPIA_CONFIG_PATH=%q KOPIA_CACHE_DIRECTORY=%q KOPIA_PASSWORD=bench KOPIA_CHECK_FOR_UPDATES=false HOME=%q KOPIA_LOG_DIR=%q\nset -o pipefail 2>/dev/null || true\n",
-		dir, b.kopia, dir+"/config", dir+"/cache", dir, dir+"/log")
-	return b.ceph.Shell(ctx, prelude+"{ "+script+"\n} 2>>"+dir+".log")
+	return b.ceph.Shell(ctx, stockScript(b.kopia, dir, script))
 }
 
 func rbdFull() benchmark {
@@ -347,7 +292,7 @@ func prepareRBDRestore(ctx context.Context, on *stage) (sides, error) {
 			began := time.Now()
 			restored, err := volume.RestoreBlocks(ctx, v.Repository, stored, b.provider, providers.WriteRequest{CreateRequest: providers.CreateRequest{
 				Token: fmt.Sprintf("bench-%d", b.made), Content: providers.ContentBlocks, Size: rbdBytes, Tags: map[string]string{providers.TagRun: "bench"},
-			}}, quietProgress{})
+			}}, silence{})
 			took := time.Since(began)
 			if err != nil {
 				return 0, err
