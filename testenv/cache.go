@@ -118,15 +118,15 @@ func newBuilder(say func(format string, args ...any)) (*builder, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, nil, err
-	}
 	unlock, err := lock(filepath.Join(cache, "lock"))
 	return &builder{cache, say}, unlock, err
 }
 
 // lock takes an exclusive lock on a file; the kernel lets go of it when the process ends.
 func lock(path string) (func(), error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -231,7 +231,7 @@ func (b *builder) base(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return b.make("base", basePackages+scripts, "the machines' base system from Debian packages", func(dir string) error {
-		if err := install(ctx, "debootstrap"); err != nil {
+		if err := Install(ctx, "debootstrap"); err != nil {
 			return err
 		}
 		if _, err := command(ctx, nil, "debootstrap", "--variant=minbase", "--include="+basePackages, "bookworm", dir); err != nil {
@@ -276,30 +276,6 @@ func (b *builder) node(ctx context.Context, programs string) (string, error) {
 		}
 		return nil
 	})
-}
-
-// install makes sure that Debian packages are on the host.
-func install(ctx context.Context, packages ...string) error {
-	missing := []string{}
-	for _, name := range packages {
-		status, _ := command(ctx, nil, "dpkg-query", "-W", "-f=${Status}", name)
-		if !strings.Contains(status, "install ok installed") {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	// Another one may be installing something, too.
-	args := append([]string{"install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, missing...)
-	if _, err := command(ctx, nil, "apt-get", args...); err == nil {
-		return nil
-	}
-	if _, err := command(ctx, nil, "apt-get", "update", "-qq"); err != nil {
-		return err
-	}
-	_, err := command(ctx, nil, "apt-get", args...)
-	return err
 }
 
 func place(name, path string) error {

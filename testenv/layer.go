@@ -56,6 +56,3 @@ func (l *Lab) withPackages(ctx context.Context, lower string, packages []string)
 	layer, err := b.layer(ctx, l.parts.base, packages)
 	return layer + ":" + lower, err
 }
-
-// NeedPackages makes sure that Debian packages are on this host.
-func NeedPackages(ctx context.Context, packages ...string) error { return install(ctx, packages...) }

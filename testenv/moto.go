@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 )
 
@@ -12,9 +11,6 @@ import (
 func Moto(ctx context.Context) (string, error) {
 	cache, err := CacheDir()
 	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
 	// A lock of its own: it does not wait for minutes until Kubernetes is built.
@@ -31,7 +27,7 @@ func Moto(ctx context.Context) (string, error) {
 	}
 	return b.make("moto", key, "moto's server from PyPI", func(dir string) error {
 		if _, err := command(ctx, nil, "python3", "-c", "import ensurepip, venv"); err != nil {
-			if err := install(ctx, "python3", "python3-venv"); err != nil {
+			if err := Install(ctx, "python3", "python3-venv"); err != nil {
 				return err
 			}
 		}

@@ -40,7 +40,7 @@ func (s *Shared) Up(ctx context.Context, say func(format string, args ...any)) (
 		if s.err = s.Down(ctx); s.err != nil {
 			return
 		}
-		if s.err = testenv.NeedPackages(ctx, "glusterfs-client", "attr"); s.err != nil {
+		if s.err = testenv.Install(ctx, "glusterfs-client", "attr"); s.err != nil {
 			return
 		}
 		var lab *testenv.Lab

@@ -36,7 +36,7 @@ chown 1000:2000 tree/a/page-7; chmod 4750 tree/a/page-8; ln tree/a/page-1 tree/a
 func TestGlusterVolume(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t)
-	must(t, testenv.NeedPackages(t.Context(), "glusterfs-client", "attr"))
+	must(t, testenv.Install(t.Context(), "glusterfs-client", "attr"))
 	s := volumeScenario(t, testenv.Config{Name: "glust", ControlPlanes: 1, Workers: 1, Packages: []string{"glusterfs-client"}}, plugins(t, "gluster"))
 	l, worker, peers := s.Lab, "glust-worker-0", []string{"glust-a", "glust-b"}
 	pool, err := gluster.Up(t.Context(), l, 1<<30, peers...)

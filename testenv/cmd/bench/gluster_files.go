@@ -45,7 +45,7 @@ type glusterBench struct {
 
 func prepareGluster(ctx context.Context, on *stage) (sides, error) {
 	b := &glusterBench{on: on}
-	if err := testenv.NeedPackages(ctx, "glusterfs-client", "attr"); err != nil {
+	if err := testenv.Install(ctx, "glusterfs-client", "attr"); err != nil {
 		return sides{}, err
 	}
 	var err error
