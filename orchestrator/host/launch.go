@@ -139,7 +139,7 @@ const grace = 5 * time.Second
 func (l *launched) stop() {
 	timer := time.AfterFunc(grace, func() { _ = l.process.Kill(context.Background()) })
 	defer timer.Stop()
-	_ = l.Client.Close() // a backend that is let go of badly changes nothing: the process ends
+	_ = l.Close() // a backend that is let go of badly changes nothing: the process ends
 	l.plugin.Kill()
 	<-l.process.exited
 }

@@ -127,7 +127,7 @@ func (g *volumeGroup) forget(ctx context.Context, captured []capturedVolume, his
 		return err
 	}
 	for i, m := range g.members {
-		if m.snapshot != nil && !(m.info.Can(providers.CapChanged) && m.Volume.Content == providers.ContentBlocks) {
+		if m.snapshot != nil && (!m.info.Can(providers.CapChanged) || m.Volume.Content != providers.ContentBlocks) {
 			if err := m.provider.DeleteSnapshot(ctx, m.snapshot.Handle); err != nil {
 				return err
 			}

@@ -52,13 +52,14 @@ func (b *building) imageOf(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", b.fail(opMachine, b.imageName(), err)
 	}
-	for _, image := range out.Images {
-		if fromEC2(image.Tags)[tagRequest] != b.sum {
-			return "", fault.Newf(opMachine, fault.Exists, aws.ToString(image.ImageId), "the token made this image for another request: use a new token")
-		}
-		return b.imageReady(ctx, aws.ToString(image.ImageId))
+	if len(out.Images) == 0 {
+		return "", nil
 	}
-	return "", nil
+	id := aws.ToString(out.Images[0].ImageId) // names of one's own images are unique
+	if fromEC2(out.Images[0].Tags)[tagRequest] != b.sum {
+		return "", fault.Newf(opMachine, fault.Exists, id, "the token made this image for another request: use a new token")
+	}
+	return b.imageReady(ctx, id)
 }
 
 // imageReady waits until machines can be made of an image.

@@ -156,9 +156,8 @@ func (r *reading) plan(ctx context.Context, extents []providers.Extent, jobs cha
 			return nil
 		}
 	}
-	remaining := extents
 	for i, e := range extents {
-		remaining = extents[i:]
+		remaining := extents[i:]
 		for at := e.Offset; at < e.End(); {
 			index := int32(at / blockSize)
 			start := int64(index) * blockSize

@@ -43,8 +43,8 @@ func (c *scope) share(f *fixture) {
 	defer c.suite.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.suite.shared = f
-	c.suite.lasting.volumes = append(c.suite.lasting.volumes, c.volumes...)
-	c.suite.lasting.snapshots = append(c.suite.lasting.snapshots, c.snapshots...)
+	c.shared = f
+	c.lasting.volumes = append(c.lasting.volumes, c.volumes...)
+	c.lasting.snapshots = append(c.lasting.snapshots, c.snapshots...)
 	c.volumes, c.snapshots = nil, nil
 }

@@ -70,7 +70,7 @@ func snapshotLies() []lie {
 		}, "snapshot-delete/blocks", "went through"},
 		{"a copy that is the original", func(l *liar) {
 			l.copied = func(ctx context.Context, r providers.CopyRequest) (providers.Snapshot, error) {
-				return l.Provider.SnapshotOf(ctx, r.Snapshot)
+				return l.SnapshotOf(ctx, r.Snapshot)
 			}
 		}, "copy-snapshot/blocks", "the copy is"},
 		{"a clone that is empty", func(l *liar) {
@@ -110,7 +110,7 @@ func oneByOne(ctx context.Context, l *liar, r providers.SnapshotRequest, wait fu
 // follow reads the volume as it is now.
 func follow(l *liar) {
 	l.read = func(ctx context.Context, r providers.ReadRequest, each func(providers.Block) error) error {
-		n, err := l.Provider.SnapshotOf(ctx, r.Snapshot)
+		n, err := l.SnapshotOf(ctx, r.Snapshot)
 		if err != nil {
 			return err
 		}

@@ -39,11 +39,10 @@ func remember(all []providers.Handle, h providers.Handle) []providers.Handle {
 }
 
 // keepVolume remembers what must be removed.
-func (c *scope) keepVolume(v providers.Volume) providers.Volume {
+func (c *scope) keepVolume(v providers.Volume) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.volumes = remember(c.volumes, v.Handle)
-	return v
 }
 
 func (c *scope) keepSnapshot(n providers.Snapshot) providers.Snapshot {
@@ -53,11 +52,10 @@ func (c *scope) keepSnapshot(n providers.Snapshot) providers.Snapshot {
 	return n
 }
 
-func (c *scope) keepMount(a providers.Attachment) providers.Attachment {
+func (c *scope) keepMount(a providers.Attachment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mounts = remember(c.mounts, a.Handle)
-	return a
 }
 
 func (c *scope) keepMachine(m providers.Machine) providers.Machine {

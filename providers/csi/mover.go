@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -167,7 +168,7 @@ func (p *Provider) exec(ctx context.Context, op, mover, script string, stdin io.
 	if text := diagnostics.String(); text != "" {
 		return fault.Newf(op, kindOfMover(text), "mover "+mover, "%w: %s", err, text)
 	}
-	if _, ended := err.(utilexec.ExitError); ended {
+	if ended := utilexec.ExitError(nil); errors.As(err, &ended) {
 		return fault.Newf(op, fault.Transient, "mover "+mover, "%w: the mover's script was cut off", err)
 	}
 	if kind := kindOf(err); kind != fault.Internal {

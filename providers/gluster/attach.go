@@ -153,7 +153,7 @@ func flock(ctx context.Context, op string, file *os.File) error {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return ended(op, file.Name(), ctx)
+			return ended(ctx, op, file.Name())
 		}
 	}
 }
@@ -180,7 +180,7 @@ func (m mountpoint) find(ctx context.Context, op string, wanted record) (*record
 		return r, nil
 	}
 	if ctx.Err() != nil {
-		return nil, ended(op, r.Volfile, ctx)
+		return nil, ended(ctx, op, r.Volfile)
 	}
 	m.drop(ctx)
 	return nil, m.remove(op)

@@ -81,7 +81,7 @@ func tellable(ctx context.Context, op, volume string, err error) error {
 	case err == nil || fault.Is(err, fault.NotFound):
 		return err
 	case ctx.Err() != nil:
-		return ended(op, volume, ctx)
+		return ended(ctx, op, volume)
 	}
 	return cannotTell(op, volume, "the changelogs of all bricks are needed: %w", err)
 }
@@ -109,7 +109,7 @@ func (p *pool) awaitRollover(ctx context.Context, op string, v volumeInfo, from,
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return ended(op, v.Name, ctx)
+			return ended(ctx, op, v.Name)
 		}
 	}
 }
@@ -180,7 +180,7 @@ func (m mountpoint) resolve(ctx context.Context, op string, all records) (map[st
 	case err := <-done: // a mount whose bricks are gone may keep it waiting
 		return f.folders, tellable(ctx, op, m.path(), err)
 	case <-ctx.Done():
-		return nil, ended(op, m.path(), ctx)
+		return nil, ended(ctx, op, m.path())
 	}
 }
 

@@ -72,7 +72,7 @@ func (p *pool) markNow(ctx context.Context, v volumeInfo, mount string) (string,
 		return !slices.ContainsFunc(looks, func(l look) bool { return l.since == 0 || l.since > m.From }), nil
 	})
 	if ctx.Err() != nil {
-		return "", ended("mark", v.Name, ctx)
+		return "", ended(ctx, "mark", v.Name)
 	}
 	if err != nil {
 		return "", nil //nolint:nilerr // no mark: the next capture compares everything

@@ -101,7 +101,7 @@ func (p *pool) gluster(ctx context.Context, op, subject string, args ...string) 
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return r, ended(op, subject, ctx)
+			return r, ended(ctx, op, subject)
 		}
 		wait = min(2*wait, busyLast)
 	}

@@ -41,7 +41,7 @@ func (p *provider) Health(ctx context.Context) (providers.Health, error) {
 	}
 	connected := 0
 	for _, peer := range peers {
-		hosts := append(peer.Hosts, peer.Host)
+		hosts := append([]string{peer.Host}, peer.Hosts...)
 		switch {
 		case peer.Connected != 1:
 			h.Problems = append(h.Problems, fmt.Sprintf("peer %s is not connected: start glusterd there, or mend its network", peer.Host))
@@ -55,7 +55,7 @@ func (p *provider) Health(ctx context.Context) (providers.Health, error) {
 	if !h.Usable {
 		h.Problems = append([]string{fmt.Sprintf("no quorum: %d of %d peers are connected", connected, len(peers))}, h.Problems...)
 	}
-	if h.Fingerprint, err = pool.fingerprint(ctx, peers); err != nil {
+	if h.Fingerprint, err = pool.fingerprint(peers); err != nil {
 		return providers.Health{}, err
 	}
 	problems, err := pool.volumeProblems(ctx)
@@ -89,7 +89,7 @@ func (p *pool) silent(ctx context.Context) (map[string]bool, error) {
 	}
 	err := group.Wait()
 	if ctx.Err() != nil {
-		return nil, ended("health", Name, ctx)
+		return nil, ended(ctx, "health", Name)
 	}
 	silent := map[string]bool{}
 	for i, s := range p.shells {
@@ -102,7 +102,7 @@ func (p *pool) silent(ctx context.Context) (map[string]bool, error) {
 
 // fingerprint is the UUID of the first peer of the settings. A pool has no name of its own, and other peers
 // come and go. Whoever answers calls itself localhost.
-func (p *pool) fingerprint(ctx context.Context, peers []peerState) (string, error) {
+func (p *pool) fingerprint(peers []peerState) (string, error) {
 	first := p.settings.Peers[0]
 	local := ""
 	for _, peer := range peers {
@@ -156,7 +156,7 @@ func (p *pool) problemsOf(ctx context.Context, v volumeInfo) (found [3][]string,
 	r, err := p.gluster(limited, "health", v.Name, "volume", "status", v.Name)
 	switch {
 	case ctx.Err() != nil:
-		return found, ended("health", v.Name, ctx)
+		return found, ended(ctx, "health", v.Name)
 	case fault.Is(err, fault.NotFound) || err != nil && strings.Contains(err.Error(), "not started"):
 		return found, nil // deleted or stopped meanwhile
 	case err != nil && fault.KindOf(err).Retryable():
@@ -183,7 +183,7 @@ func (p *pool) problemsOf(ctx context.Context, v volumeInfo) (found [3][]string,
 	defer stop()
 	heal, err := p.once(limited, "health", v.Name, "volume", "heal", v.Name, "info", "summary")
 	if ctx.Err() != nil {
-		return found, ended("health", v.Name, ctx)
+		return found, ended(ctx, "health", v.Name)
 	}
 	if err != nil {
 		found[2] = append(found[2], fmt.Sprintf("volume %s: what is to be healed cannot be told: gluster volume heal %s info", v.Name, v.Name))
@@ -205,7 +205,7 @@ func (p *pool) problemsOf(ctx context.Context, v volumeInfo) (found [3][]string,
 
 // number is 0 for what is none: "-" stands for a brick that is not connected.
 func number(text string) int {
-	n, _ := strconv.Atoi(text) //nolint:errcheck // see above
+	n, _ := strconv.Atoi(text)
 	return n
 }
 

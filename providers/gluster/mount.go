@@ -91,7 +91,7 @@ func (m mountpoint) local(ctx context.Context, limit time.Duration, name string,
 	c.Stdout, c.Stderr, c.WaitDelay = &said, &said, time.Second
 	err := c.Run()
 	if ctx.Err() != nil {
-		return "", ended("run "+name, m.path(), ctx)
+		return "", ended(ctx, "run "+name, m.path())
 	}
 	if limited.Err() != nil {
 		return "", errors.New("no answer for " + limit.String())
@@ -122,7 +122,7 @@ func (m mountpoint) mount(ctx context.Context, op, volfile string, readOnly bool
 	reason := m.whyNot()
 	m.drop(context.WithoutCancel(ctx))
 	if ctx.Err() != nil {
-		return ended(op, volfile, ctx)
+		return ended(ctx, op, volfile)
 	}
 	return fault.Newf(op, fault.Transient, volfile, "mount: %w: %s: %s", err, said, reason)
 }
@@ -226,7 +226,7 @@ func (m mountpoint) unmount(ctx context.Context, op string) error {
 		case <-limited.Done():
 			timer.Stop()
 			if ctx.Err() != nil {
-				return ended(op, m.path(), ctx)
+				return ended(ctx, op, m.path())
 			}
 			return fault.Newf(op, fault.Busy, m.path(), "a process still uses it: fuser -vm shows which")
 		}

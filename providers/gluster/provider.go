@@ -202,7 +202,7 @@ func (l *locks) take(ctx context.Context, op, name string) (release func(), err 
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return nil, ended(op, name, ctx)
+			return nil, ended(ctx, op, name)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func TestHostileReplies(t *testing.T) {
 func FuzzReply(f *testing.F) {
 	f.Add([]byte(volume("v1", "9de70047-9ae9-4641-a0b8-2da5495645fc", "a:/b")))
 	f.Add([]byte(fmt.Sprintf(plainReply, "<peerStatus><peer><uuid>1</uuid></peer></peerStatus>")))
-	f.Fuzz(func(t *testing.T, text []byte) {
+	f.Fuzz(func(_ *testing.T, text []byte) {
 		r, err := parseReply(text)
 		if err != nil {
 			return

@@ -78,7 +78,7 @@ func (s *shell) dial(ctx context.Context) (*ssh.Client, error) {
 		return nil, unreachable{fault.Newf(op, fault.Transient, s.subject(), "%w: check that it is up and lets SSH in", err)}
 	}
 	if err != nil {
-		return nil, ended(op, s.subject(), call)
+		return nil, ended(call, op, s.subject())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = connection.Close() })
 	c, channels, requests, err := ssh.NewClientConn(connection, address, config)
@@ -87,7 +87,7 @@ func (s *shell) dial(ctx context.Context) (*ssh.Client, error) {
 	}
 	_ = connection.Close()
 	if call.Err() != nil {
-		return nil, ended(op, s.subject(), call)
+		return nil, ended(call, op, s.subject())
 	}
 	return nil, s.refusal(op, err)
 }
@@ -219,7 +219,7 @@ func (s *shell) run(ctx context.Context, script string, args ...string) (outcome
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return outcome{}, ended("run on peer", s.subject(), ctx)
+		return outcome{}, ended(ctx, "run on peer", s.subject())
 	}
 	client, err := s.connect(ctx)
 	if err != nil {
@@ -261,7 +261,7 @@ func (s *shell) wait(ctx context.Context, session *ssh.Session, command string) 
 		case <-done:
 		case <-late.C:
 		}
-		return outcome{}, ended(op, s.subject(), ctx)
+		return outcome{}, ended(ctx, op, s.subject())
 	}
 	result := outcome{stdout: stdout.data.Bytes(), stderr: stderr.data.Bytes()}
 	var exit *ssh.ExitError
@@ -282,7 +282,7 @@ func (s *shell) sudoRefused(o outcome) error {
 }
 
 // ended is the error of a call whose context ended.
-func ended(op, subject string, ctx context.Context) error {
+func ended(ctx context.Context, op, subject string) error {
 	return fault.New(op, fault.Transient, subject, context.Cause(ctx))
 }
 

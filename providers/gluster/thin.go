@@ -64,7 +64,7 @@ func (p *pool) allThin(ctx context.Context, v volumeInfo) (bool, error) {
 	}
 	err := group.Wait()
 	if ctx.Err() != nil {
-		return false, ended("look at bricks", Name, ctx)
+		return false, ended(ctx, "look at bricks", Name)
 	}
 	all := len(found) > 0
 	for _, thin := range found {

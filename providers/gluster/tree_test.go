@@ -61,7 +61,7 @@ func copyTree(t *testing.T, from, to string) {
 func picture(t *testing.T, root string) map[string]string {
 	t.Helper()
 	all, links := map[string]string{}, map[uint64]string{}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

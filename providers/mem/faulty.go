@@ -23,7 +23,6 @@ type troubled struct {
 	ctx    context.Context
 	name   string
 	faults []Fault
-	err    error // of the middle of a stream
 }
 
 // begin starts a call.

@@ -56,15 +56,13 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { backend.Close() })
-	fresh := func() (providers.Provider, error) {
-		return connect(t, mem.New(mem.Config{Now: time.Now, Backend: backend})), nil
-	}
+	fresh := func() providers.Provider { return connect(t, mem.New(mem.Config{Now: time.Now, Backend: backend})) }
 	conformancetest.Run(t, conformance.Config{
 		Open: func(ctx context.Context) (providers.Provider, error) {
-			p, _ := fresh()
+			p := fresh()
 			return p, p.Configure(ctx, json.RawMessage(`{"regions": ["elsewhere"]}`))
 		},
-		Unconfigured: fresh, CopyTarget: map[string]string{"region": "elsewhere"},
+		Unconfigured: func() (providers.Provider, error) { return fresh(), nil }, CopyTarget: map[string]string{"region": "elsewhere"},
 	})
 }
 
@@ -220,7 +218,7 @@ func TestCancelReachesTheProvider(t *testing.T) {
 
 func TestEachEndsTheCall(t *testing.T) {
 	stopped := make(chan struct{})
-	s := &scripted{discover: func(ctx context.Context, each func(providers.Volume) error) error {
+	s := &scripted{discover: func(_ context.Context, each func(providers.Volume) error) error {
 		defer close(stopped)
 		for {
 			if err := each(providers.Volume{ID: "v"}); err != nil {

@@ -70,9 +70,9 @@ type hole struct{ from, to int64 }
 const leastHole = 64 << 10 // holes below this are stored
 
 // extents are the stretches of a file that hold data, or nil when it is not sparse.
-func extents(f *os.File, stat unix.Stat_t) ([]hole, error) {
+func extents(f *os.File, stat unix.Stat_t) []hole {
 	if stat.Size < leastHole || stat.Blocks*512 >= stat.Size {
-		return nil, nil
+		return nil
 	}
 	out := []hole{}
 	for at := int64(0); at < stat.Size; {
@@ -81,11 +81,11 @@ func extents(f *os.File, stat unix.Stat_t) ([]hole, error) {
 			break
 		}
 		if err != nil {
-			return nil, nil // the filesystem does not know holes
+			return nil // the filesystem does not know holes
 		}
 		to, err := f.Seek(from, unix.SEEK_HOLE)
 		if err != nil {
-			return nil, nil
+			return nil
 		}
 		to = min(to, stat.Size)
 		if from >= to {
@@ -99,9 +99,9 @@ func extents(f *os.File, stat unix.Stat_t) ([]hole, error) {
 		at = to
 	}
 	if len(out) == 1 && out[0].from == 0 && out[0].to == stat.Size {
-		return nil, nil
+		return nil
 	}
-	return out, nil
+	return out
 }
 
 // sparseMap renders extents as GNU tar's format 1.0 has them: numbers in lines, padded to a block.
@@ -214,10 +214,7 @@ func (b *buffer) Write(p []byte) (int, error) {
 // writeFile writes header and content, exactly as long as the header says: what a file lacks
 // meanwhile are zeros.
 func writeFile(w io.Writer, f *os.File, h tarHeader, stat unix.Stat_t) error {
-	data, err := extents(f, stat)
-	if err != nil {
-		return err
-	}
+	data := extents(f, stat)
 	sparse := []byte(nil)
 	if data == nil {
 		data = []hole{{0, stat.Size}}
@@ -240,7 +237,7 @@ func writeFile(w io.Writer, f *os.File, h tarHeader, stat unix.Stat_t) error {
 			return err
 		}
 	}
-	_, err = w.Write(zeroes[:padding(h.size)])
+	_, err := w.Write(zeroes[:padding(h.size)])
 	return err
 }
 

@@ -274,15 +274,14 @@ func parent(path string) string {
 
 // comparePaths orders folders as a walk meets them: each before what is in it.
 func comparePaths(a, b string) int {
-	if a == "." || b == "." {
-		switch {
-		case a == b:
-			return 0
-		case a == ".":
-			return -1
-		default:
-			return 1
-		}
+	if a == b {
+		return 0
+	}
+	if a == "." {
+		return -1
+	}
+	if b == "." {
+		return 1
 	}
 	return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
 }

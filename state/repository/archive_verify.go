@@ -121,7 +121,7 @@ func (c *comparison) extra(dir int, folder string, names map[string]bool) error 
 		return fault.New("compare with archive", kindOfFile(err), folder, err)
 	}
 	for _, name := range there {
-		if !names[name] && !c.known[folder][name] && !(folder == "." && name == lostFound) {
+		if !names[name] && !c.known[folder][name] && (folder != "." || name != lostFound) {
 			c.differs(below(folder, name), "the archive lacks it")
 		}
 	}

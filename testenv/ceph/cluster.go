@@ -129,7 +129,7 @@ func (c *Cluster) await(ctx context.Context, ask func(context.Context) (bool, er
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("Ceph was not ready within %s", readyWithin), err) //nolint:staticcheck // a name
+			return errors.Join(fmt.Errorf("Ceph was not ready within %s", readyWithin), err)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strings"
 
 	"github.com/musterdr/muster/testenv/ebsdirect"
 )
@@ -69,17 +68,6 @@ func list(form url.Values, name string) []string {
 		all = append(all, form.Get(indexed(name, i)))
 	}
 	return all
-}
-
-// fields are the parameters that begin with prefix, without it.
-func fields(form url.Values, prefix string) url.Values {
-	out := url.Values{}
-	for name, values := range form {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			out[rest] = values
-		}
-	}
-	return out
 }
 
 // Refusal is an error that the Front answers with on demand.

@@ -96,10 +96,7 @@ func (n *node) set(name, text string) {
 	n.children = append(n.children, leaf(name, text))
 }
 
-func (n *node) add(children ...*node) *node {
-	n.children = append(n.children, children...)
-	return n
-}
+func (n *node) add(children ...*node) { n.children = append(n.children, children...) }
 
 func leaf(name, text string) *node { return &node{name: name, text: text} }
 

@@ -69,7 +69,7 @@ func prepareGluster(ctx context.Context, on *stage) (sides, error) {
 			return sides{}, err
 		}
 	}
-	if err := b.mounted(ctx, func(at string) error { return fillTree(at) }); err != nil {
+	if err := b.mounted(ctx, fillTree); err != nil {
 		return sides{}, err
 	}
 	b.provider, err = startProvider(ctx, on, "gluster", map[string]any{

@@ -49,8 +49,8 @@ func newRBD(ctx context.Context, on *stage) (*rbdBench, error) {
 	return b, err
 }
 
-// image makes an image with a content of so many bytes, spread over its size.
-func (b *rbdBench) image(ctx context.Context, size, content int64) (string, error) {
+// image makes an image with a content of rbdBytes, spread over its size.
+func (b *rbdBench) image(ctx context.Context, size int64) (string, error) {
 	b.made++
 	name := fmt.Sprintf("rbd/bench-%d", b.made)
 	if _, err := b.ceph.RBD(ctx, "create", name, "--size", fmt.Sprintf("%dB", size), "--image-feature", "layering,exclusive-lock,object-map,fast-diff"); err != nil {
@@ -60,7 +60,7 @@ func (b *rbdBench) image(ctx context.Context, size, content int64) (string, erro
 		_, err := b.ceph.Shell(ctx, "rbd snap purge --no-progress "+name+"; rbd rm --no-progress "+name)
 		return err
 	})
-	return name, b.scatter(ctx, name, size, content, 4<<20)
+	return name, b.scatter(ctx, name, size, rbdBytes, 4<<20)
 }
 
 // scatter writes pieces of half random data and half text, evenly spread.
@@ -134,7 +134,7 @@ func rbdFull() benchmark {
 			if err != nil {
 				return sides{}, err
 			}
-			image, err := b.image(ctx, rbdBytes, rbdBytes)
+			image, err := b.image(ctx, rbdBytes)
 			if err != nil {
 				return sides{}, err
 			}
@@ -200,7 +200,7 @@ func prepareRBDIncremental(ctx context.Context, on *stage) (sides, error) {
 	if err != nil {
 		return sides{}, err
 	}
-	image, err := b.image(ctx, rbdBytes, rbdBytes)
+	image, err := b.image(ctx, rbdBytes)
 	if err != nil {
 		return sides{}, err
 	}
@@ -265,7 +265,7 @@ func prepareRBDRestore(ctx context.Context, on *stage) (sides, error) {
 	if err != nil {
 		return sides{}, err
 	}
-	image, err := b.image(ctx, rbdBytes, rbdBytes)
+	image, err := b.image(ctx, rbdBytes)
 	if err != nil {
 		return sides{}, err
 	}
@@ -336,7 +336,7 @@ func rbdSparse() benchmark {
 				return sides{}, err
 			}
 			side := func(size int64) (func(context.Context) (float64, error), error) {
-				image, err := b.image(ctx, size, rbdBytes)
+				image, err := b.image(ctx, size)
 				if err != nil {
 					return nil, err
 				}
