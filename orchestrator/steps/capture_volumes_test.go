@@ -86,14 +86,14 @@ func TestBasesAreKeptAndLetGo(t *testing.T) {
 		s.write(t, "fast", a, int64(i)*mebi/2, noise(uint64(10+i), 4096))
 		s.run(t, plans.Capture, s.captureSteps())
 	}
-	if got := s.snapshots(t, "fast"); len(got) != 2 {
+	if got := s.snapshots(t); len(got) != 2 {
 		t.Errorf("%d snapshots are left: %v", len(got), got)
 	}
 	keep := strings.Replace(s.captureSteps(), "namespaces:", "mode: both, namespaces:", 1)
 	for range 3 {
 		s.run(t, plans.Capture, keep)
 	}
-	if got := s.snapshots(t, "fast"); len(got) != 5 && len(got) != 4 {
+	if got := s.snapshots(t); len(got) != 5 && len(got) != 4 {
 		t.Errorf("%d snapshots are left of three that points consist of: %v", len(got), got)
 	}
 }
@@ -103,7 +103,7 @@ func TestCaptureWithoutItsBase(t *testing.T) {
 	s := newVolumeSite(t, "volumes-no-base", "fast")
 	a := s.claim(t, "fast", "a", noise(1, 4*mebi), nil)
 	s.run(t, plans.Capture, s.captureSteps())
-	for _, snapshot := range s.snapshots(t, "fast") {
+	for _, snapshot := range s.snapshots(t) {
 		if err := s.backends["fast"].RemoveSnapshot(t.Context(), snapshot.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -170,13 +170,13 @@ func TestCaptureGoesOnAfterTrouble(t *testing.T) {
 	if layer := s.layer(t, a.ID); layer.ReadBytes != 24*mebi {
 		t.Errorf("%d bytes were read", layer.ReadBytes)
 	}
-	before := len(s.snapshots(t, "fast"))
+	before := len(s.snapshots(t))
 	s.backends["fast"].Fail(mem.Fault{Call: "Read", Kind: "denied"})
 	s.write(t, "fast", a, 0, noise(5, mebi))
 	_, err := s.start(t, plans.Capture, strings.Replace(s.captureSteps(), "uses: capture-volumes,", "uses: capture-volumes, onFailure: undo,", 1))
 	wantFault(t, err, fault.Denied, "")
 	s.backends["fast"].Heal()
-	if after := len(s.snapshots(t, "fast")); after != before {
+	if after := len(s.snapshots(t)); after != before {
 		t.Errorf("%d snapshots before, %d after a run that was undone", before, after)
 	}
 }

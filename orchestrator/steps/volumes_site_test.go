@@ -177,11 +177,11 @@ func (s *volumeSite) content(t *testing.T, storage string, v providers.Volume) [
 	return out
 }
 
-// snapshots are what Muster has at a backend.
-func (s *volumeSite) snapshots(t *testing.T, storage string) []providers.Snapshot {
+// snapshots are what Muster has at the backend "fast".
+func (s *volumeSite) snapshots(t *testing.T) []providers.Snapshot {
 	t.Helper()
 	var found []providers.Snapshot
-	err := s.of(t, storage).ListSnapshots(t.Context(), providers.Query{Tags: map[string]string{providers.TagRun: "*"}}, func(snapshot providers.Snapshot) error {
+	err := s.of(t, "fast").ListSnapshots(t.Context(), providers.Query{Tags: map[string]string{providers.TagRun: "*"}}, func(snapshot providers.Snapshot) error {
 		found = append(found, snapshot)
 		return nil
 	})

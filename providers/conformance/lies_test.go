@@ -322,7 +322,7 @@ func otherLies() []lie {
 				if err != nil || r.Snapshot.IsZero() {
 					return a, err
 				}
-				n, err := l.Provider.SnapshotOf(ctx, r.Snapshot)
+				n, err := l.SnapshotOf(ctx, r.Snapshot)
 				if err == nil {
 					a.Path, err = l.backend.Tree(ctx, n.VolumeID)
 				}
