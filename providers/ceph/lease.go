@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -139,6 +140,10 @@ func (l *lease) takeOver(version uint64) error {
 	if err := json.Unmarshal(raw[:n], &old); err != nil {
 		return err
 	}
+	own, err := l.addresses()
+	if err != nil || slices.Equal(own, old.Addresses) { // what a call of its own could not give back
+		return err
+	}
 	for _, address := range old.Addresses {
 		if err := l.cluster.block(address); err != nil {
 			return err
@@ -155,6 +160,19 @@ type holder struct {
 }
 
 func (l *lease) holder() ([]byte, error) {
+	own, err := l.addresses()
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return json.Marshal(holder{host, os.Getpid(), own})
+}
+
+// addresses are this client's: the parts of what librados tells, "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
+func (l *lease) addresses() ([]string, error) {
 	conn, err := l.cluster.connection()
 	if err != nil {
 		return nil, err
@@ -163,16 +181,7 @@ func (l *lease) holder() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "?"
-	}
-	return json.Marshal(holder{host, os.Getpid(), addresses(own)})
-}
-
-// addresses are the parts of what librados tells of a client: "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
-func addresses(text string) []string {
-	return strings.FieldsFunc(text, func(r rune) bool { return r == '[' || r == ']' || r == ',' })
+	return strings.FieldsFunc(own, func(r rune) bool { return r == '[' || r == ']' || r == ',' }), nil
 }
 
 func (l *lease) look() (uint64, error) {
