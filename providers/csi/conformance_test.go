@@ -33,6 +33,10 @@ func (c *cluster) suite() conformance.Config {
 		PV:           c.persistentVolume,
 		Patience:     5 * time.Minute,
 		Soon:         30 * time.Second,
+		// Cases wait for kubelet and controllers most of the time.
+		AtOnce: 4,
+		// The first is in the making of objects, the second in what is done with a mover.
+		KillAfter: []time.Duration{100 * time.Millisecond, 1500 * time.Millisecond},
 	}
 }
 
@@ -53,25 +57,25 @@ func (c *cluster) persistentVolume(_ string, volume providers.Volume) *corev1.Pe
 	}
 }
 
-// TestConformance tries in this process what shows whether volumes are made, found and described; snapshots and
-// content are tried over the wire.
+// TestConformance tries every case in this process.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	c := needCluster(t)
-	config := c.suite()
-	config.Only = []string{"info", "health", "create-volume"}
-	conformancetest.Run(t, config)
-	c.leavesNothing(t)
+	conformancetest.Run(t, c.suite())
 }
 
 // TestConformanceOverTheWire tries what depends on the wire and on processes: streams both ways, groups, another
-// process that goes on, and one that is killed.
+// process that goes on, and one that is killed in whatever changes something.
 func TestConformanceOverTheWire(t *testing.T) {
+	t.Parallel()
 	c := needCluster(t)
 	processes := &processes{cluster: c}
 	config := c.suite()
 	config.Open, config.Unconfigured, config.Kill = processes.open, nil, processes.kill
-	config.Only = []string{"info", "health", "write-aborted", "read-parts", "extents-changed", "snapshot-group", "killed-write", "killed-snapshot"}
-	config.KillAfter = []time.Duration{500 * time.Millisecond, 3 * time.Second}
+	config.Only = []string{
+		"info", "health", "write-aborted", "write-cancelled", "read-parts", "read-cancelled", "extents-changed", "snapshot-group",
+		"killed-create", "killed-write", "killed-overwrite", "killed-snapshot", "killed-clone", "killed-read", "killed-delete",
+	}
 	conformancetest.Run(t, config)
 }
 
