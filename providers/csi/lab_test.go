@@ -29,25 +29,32 @@ type app struct {
 	namespace string
 }
 
+// namespace makes one that goes with the test.
+func (c *cluster) namespace(t *testing.T, name string) string {
+	t.Helper()
+	_, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	must(t, err)
+	t.Cleanup(func() {
+		err := c.kube.CoreV1().Namespaces().Delete(context.Background(), name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
 func (c *cluster) app(t *testing.T, pv string) *app {
 	t.Helper()
 	a := &app{cluster: c, namespace: name(t)}
 	if pv != "" {
 		a.namespace += "-again"
 	}
-	_, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.namespace}}, metav1.CreateOptions{})
-	must(t, err)
-	t.Cleanup(func() {
-		err := c.kube.CoreV1().Namespaces().Delete(context.Background(), a.namespace, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			t.Error(err)
-		}
-	})
+	c.namespace(t, a.namespace)
 	class := "labcsi"
 	if pv != "" {
 		class = ""
 	}
-	_, err = c.kube.CoreV1().PersistentVolumeClaims(a.namespace).Create(t.Context(), &corev1.PersistentVolumeClaim{
+	_, err := c.kube.CoreV1().PersistentVolumeClaims(a.namespace).Create(t.Context(), &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "data"},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &class, VolumeName: pv,
