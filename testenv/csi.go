@@ -128,9 +128,9 @@ for i in $(seq 0 255); do [ -e /dev/loop$i ] || mknod /dev/loop$i b 7 $i; done
 mkdir -p /var/lib/kubelet/plugins/labcsi
 run() { name=$1; shift; setsid "$name" --kubeconfig /etc/kubernetes/admin.conf "$@" >"/var/log/$name.log" 2>&1 </dev/null & }
 run driver --node %[1]s --dir /var/lib/kubelet/plugins/labcsi --socket %[2]s --metadata %[3]s --tls /etc/labcsi
-run snapshot-controller --kube-api-qps 100 --kube-api-burst 200 --retry-interval-start 200ms
+run snapshot-controller --kube-api-qps 100 --kube-api-burst 200 --retry-interval-start 100ms --retry-interval-max 1s
 for _ in $(seq 100); do [ -S %[2]s ] && break; sleep 0.1; done
-run csi-snapshotter --csi-address %[2]s --kube-api-qps 100 --kube-api-burst 200 --retry-interval-start 200ms
+run csi-snapshotter --csi-address %[2]s --kube-api-qps 100 --kube-api-burst 200 --retry-interval-start 100ms --retry-interval-max 1s
 `
 
 // Apply gives the cluster objects, as the administrator.

@@ -5,9 +5,10 @@ package ceph
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"syscall"
 
 	"github.com/ceph/go-ceph/cephfs"
 
@@ -29,9 +30,9 @@ func (m changeMark) String() string {
 	return string(raw)
 }
 
-// Changes implements providers.Files. CephFS of this version has no difference of snapshots, but knows of every
-// folder when something in it or below has changed at last (ceph.dir.rctime), in snapshots too. That time
-// reaches the folders above late, so that every folder is asked.
+// Changes implements providers.Files. CephFS of this version has no difference of snapshots. The latest change
+// below a folder, which it does tell (ceph.dir.rctime), reaches even the folder of the file itself late, in
+// snapshots too: by it, changes would be missed. So the entries of all folders are compared; no file is read.
 func (p *Provider) Changes(ctx context.Context, request providers.ChangesRequest, each func([]string) error) error {
 	const op = "list changed files"
 	at, err := readVolume(op, request.Volume)
@@ -44,7 +45,7 @@ func (p *Provider) Changes(ctx context.Context, request providers.ChangesRequest
 		into *changeMark
 	}{{request.Since, &since}, {request.Until, &until}} {
 		if err := json.Unmarshal([]byte(m.text), m.into); err != nil || m.into.Snap == "" {
-			return fault.Newf(op, fault.Invalid, m.text, "it is no mark of a snapshot's attachment")
+			return fault.Newf(op, fault.NotFound, m.text, "it is no mark of a snapshot's attachment")
 		}
 	}
 	return guarded(ctx, op, each, func(ctx context.Context, each func([]string) error) error {
@@ -82,23 +83,23 @@ func (c *comparing) walk(ctx context.Context, folder string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	changed, err := c.differs(folder)
+	before, err := c.entries(path.Join(c.before, folder))
+	if gone(err) != nil {
+		return err
+	}
+	after, err := c.entries(path.Join(c.after, folder))
 	if err != nil {
 		return err
 	}
-	if changed {
-		if c.pending = append(c.pending, folder); len(c.pending) >= 1000 {
-			if err := c.flush(); err != nil {
-				return err
-			}
+	if !maps.Equal(before, after) {
+		if err := c.tell(folder); err != nil {
+			return err
 		}
 	}
-	below, err := c.fs.folders(path.Join(c.after, folder))
-	if err != nil {
-		return err
-	}
-	slices.Sort(below)
-	for _, name := range below {
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if name == "." || !after[name].folder() {
+			continue
+		}
 		if err := c.walk(ctx, path.Join(folder, name)); err != nil {
 			return err
 		}
@@ -106,25 +107,47 @@ func (c *comparing) walk(ctx context.Context, folder string) error {
 	return nil
 }
 
-// differs compares a folder's own times, and the latest below it, in both snapshots.
-func (c *comparing) differs(folder string) (bool, error) {
-	var seen [2]string
-	for n, root := range []string{c.before, c.after} {
-		at := path.Join(root, folder)
-		stat, err := c.fs.mount.Statx(at, cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
-		if n == 0 && kindOf(err) == fault.NotFound && err != nil {
-			return true, nil
-		}
-		if err != nil {
-			return true, err
-		}
-		latest, err := c.fs.text(at, "ceph.dir.rctime")
-		if err != nil {
-			return true, err
-		}
-		seen[n] = fmt.Sprint(stat.Inode, stat.Mode, stat.Uid, stat.Gid, stat.Mtime, stat.Ctime, latest)
+// entry is what tells one state of a file or folder from another.
+type entry struct {
+	inode        cephfs.Inode
+	mode         uint16
+	uid, gid     uint32
+	size         uint64
+	mtime, ctime cephfs.Timespec
+}
+
+func (e entry) folder() bool { return e.mode&syscall.S_IFMT == syscall.S_IFDIR }
+
+func entryOf(s *cephfs.CephStatx) entry {
+	e := entry{s.Inode, s.Mode, s.Uid, s.Gid, s.Size, s.Mtime, s.Ctime}
+	if e.folder() {
+		e.size = 0 // CephFS gives the size of all below
 	}
-	return seen[0] != seen[1], nil
+	return e
+}
+
+// entries are those of a folder, and "." the folder itself.
+func (c *comparing) entries(folder string) (map[string]entry, error) {
+	self, err := c.fs.mount.Statx(folder, cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]entry{".": entryOf(self)}
+	if !all["."].folder() {
+		return all, nil
+	}
+	err = c.fs.each(folder, func(e *cephfs.DirEntryPlus) error {
+		all[e.Name()] = entryOf(e.Statx())
+		return nil
+	})
+	return all, err
+}
+
+func (c *comparing) tell(folder string) error {
+	if c.pending = append(c.pending, folder); len(c.pending) < 1000 {
+		return nil
+	}
+	return c.flush()
 }
 
 func (c *comparing) flush() error {

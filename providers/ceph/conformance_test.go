@@ -28,6 +28,21 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// TestConformanceFiles runs the suite on folders of a CephFS, of which no group is taken at one instant.
+func TestConformanceFiles(t *testing.T) {
+	raw := settings(t, nil)
+	conformancetest.Run(t, conformance.Config{
+		Open:         func(ctx context.Context) (providers.Provider, error) { return configured(ctx, raw) },
+		Unconfigured: func() (providers.Provider, error) { return unconfigured(), nil },
+		Contents:     []providers.Content{providers.ContentFiles},
+		Only: []string{
+			"create-volume", "delete-volume", "discover", "handles", "match", "snapshot-again", "snapshot-list", "snapshot-delete", "snapshot-several",
+			"snapshot-all-or-none", "clone", "attach", "changes", "at-once", "cancelled-create", "cancelled-delete", "cancelled-snapshot",
+			"cancelled-clone", "cancelled-attach", "cancelled-detach", "cancelled-changes",
+		},
+	})
+}
+
 // application writes into images as a program on another host does, as client.admin.
 func application(t *testing.T) func(context.Context, providers.Volume, int64, []byte) error {
 	t.Helper()

@@ -104,6 +104,9 @@ func (p *Provider) fullCopy(ctx context.Context, d *draft, source *image, conten
 	if err := i.fill(ctx, d.op, size, false, blocks); err != nil {
 		return err
 	}
+	if err := source.still(d.op, moment{}); err != nil {
+		return err
+	}
 	if d.mark.Copy {
 		if err := d.takeCopy(ctx, i); err != nil {
 			return err

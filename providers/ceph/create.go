@@ -129,6 +129,10 @@ func (d *draft) build(ctx context.Context, fill func(ctx context.Context) error)
 	if err != nil {
 		return err
 	}
+	// librbd removes an image by way of the trash, for which a full pool has no room any more.
+	if err := io.Create(trash, rados.CreateIdempotent); err != nil {
+		return err
+	}
 	d.io = io
 	return fill(ctx)
 }

@@ -39,7 +39,10 @@ func (p *Provider) Extents(ctx context.Context, request providers.ExtentsRequest
 			return err
 		}
 		defer d.image.Close()
-		return d.run(ctx, each)
+		if err := d.run(ctx, each); err != nil {
+			return err
+		}
+		return d.image.still(op, base)
 	})
 }
 

@@ -179,7 +179,11 @@ func (p *Provider) createFolder(ctx context.Context, op string, r providers.Crea
 			return fault.Newf(op, fault.Exists, at.String(), "the token was used for a different request")
 		}
 		if old == nil || old.State != complete {
-			if err := p.fillFolder(ctx, op, f, at, r.Size, source, m); err != nil {
+			size, err := p.grown(op, f, source, r.Size)
+			if err != nil {
+				return err
+			}
+			if err := p.fillFolder(ctx, op, f, at, size, source, m); err != nil {
 				return err
 			}
 		}
@@ -215,6 +219,21 @@ func (p *Provider) folderRequest(op string, r providers.CreateRequest) (place, m
 		at.FS = value
 	}
 	return at, source, nil
+}
+
+// grown is the size of a volume that is made with a snapshot's files: the snapshot's when none is asked for.
+func (p *Provider) grown(op string, f *filesystem, source moment, size int64) (int64, error) {
+	if source.Snap == "" {
+		return size, nil
+	}
+	s, err := p.describeFolderSnapshot(f, source)
+	if err != nil {
+		return 0, err
+	}
+	if size != 0 && size < s.Size {
+		return 0, fault.Newf(op, fault.Invalid, source.String(), "the snapshot has %d bytes, which is more than %d", s.Size, size)
+	}
+	return max(size, s.Size), nil
 }
 
 // fillFolder makes the folder anew; the mark says when it is whole.

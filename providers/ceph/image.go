@@ -22,6 +22,7 @@ type image struct {
 	io      *rados.IOContext
 	cluster *cluster
 	at      place
+	shows   moment // the snapshot that is read; zero: none
 	marks   marks
 }
 

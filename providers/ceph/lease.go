@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -78,15 +79,23 @@ func (l *lease) acquire(ctx context.Context, key string) error {
 		if err == nil || kindOf(err) != fault.Exists {
 			return err
 		}
-		version, err := l.look()
+		version, addresses, err := l.look()
 		if err != nil && kindOf(err) != fault.NotFound {
+			return err
+		}
+		own, err := l.addresses()
+		if err != nil {
 			return err
 		}
 		if version != seen {
 			seen, silent = version, 0
 		}
-		if version != 0 && silent >= leaseTime {
-			if err = l.takeOver(version); err == nil {
+		mine := slices.Equal(addresses, own) // an earlier call could not give it back: the keys tell that it has ended
+		if version != 0 && (mine || silent >= leaseTime) {
+			if mine {
+				addresses = nil
+			}
+			if err = l.takeOver(version, addresses); err == nil {
 				return nil
 			}
 			if kindOf(err) != fault.NotFound && errno(err) != syscall.ERANGE && errno(err) != syscall.EOVERFLOW {
@@ -125,21 +134,12 @@ func (l *lease) write(version uint64) error {
 	return err
 }
 
-// takeOver takes the lease from a silent holder, and fences it.
-func (l *lease) takeOver(version uint64) error {
-	raw := make([]byte, 4<<10)
-	n, err := l.io.Read(l.object, raw, 0)
-	if err != nil {
-		return err
-	}
+// takeOver takes the lease from a holder that is silent, and fences its addresses.
+func (l *lease) takeOver(version uint64, addresses []string) error {
 	if err := l.write(version); err != nil {
 		return err
 	}
-	var old holder
-	if err := json.Unmarshal(raw[:n], &old); err != nil {
-		return err
-	}
-	for _, address := range old.Addresses {
+	for _, address := range addresses {
 		if err := l.cluster.block(address); err != nil {
 			return err
 		}
@@ -155,6 +155,19 @@ type holder struct {
 }
 
 func (l *lease) holder() ([]byte, error) {
+	own, err := l.addresses()
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return json.Marshal(holder{host, os.Getpid(), own})
+}
+
+// addresses are this client's: the parts of what librados tells, "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
+func (l *lease) addresses() ([]string, error) {
 	conn, err := l.cluster.connection()
 	if err != nil {
 		return nil, err
@@ -163,23 +176,22 @@ func (l *lease) holder() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
+	return strings.FieldsFunc(own, func(r rune) bool { return r == '[' || r == ']' || r == ',' }), nil
+}
+
+// look tells the object's version, 0 when it is not there, and its holder's addresses.
+func (l *lease) look() (uint64, []string, error) {
+	raw := make([]byte, 4<<10)
+	n, err := l.io.Read(l.object, raw, 0)
 	if err != nil {
-		host = "?"
+		return 0, nil, err
 	}
-	return json.Marshal(holder{host, os.Getpid(), addresses(own)})
-}
-
-// addresses are the parts of what librados tells of a client: "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
-func addresses(text string) []string {
-	return strings.FieldsFunc(text, func(r rune) bool { return r == '[' || r == ']' || r == ',' })
-}
-
-func (l *lease) look() (uint64, error) {
-	if _, err := l.io.Stat(l.object); err != nil {
-		return 0, err
+	version, err := l.io.GetLastVersion()
+	if err != nil {
+		return 0, nil, err
 	}
-	return l.io.GetLastVersion()
+	var who holder
+	return version, who.Addresses, json.Unmarshal(raw[:n], &who)
 }
 
 // keep writes the object until it is told to stop, or somebody else has it.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/ceph"
+	"github.com/musterdr/muster/providers/rpc"
 	testceph "github.com/musterdr/muster/testenv/ceph"
 )
 
@@ -25,7 +26,11 @@ var backend struct {
 	err     error
 }
 
+// TestMain is also the process that TestOverTheWire starts and kills.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProvider) != "" {
+		os.Exit(rpc.Serve(unconfigured()))
+	}
 	code := m.Run()
 	if backend.cluster != nil {
 		if err := backend.cluster.Close(); err != nil {

@@ -37,7 +37,10 @@ func (p *Provider) Read(ctx context.Context, request providers.ReadRequest, each
 		if err := checkExtents(op, at, request.Extents, int64(s.Size)); err != nil {
 			return err
 		}
-		return wrap(op, at.String(), i.cluster.note(i.readAll(ctx, request.Extents, each)))
+		if err := i.readAll(ctx, request.Extents, each); err != nil {
+			return wrap(op, at.String(), i.cluster.note(err))
+		}
+		return i.still(op, moment{})
 	})
 }
 

@@ -20,6 +20,9 @@ import (
 // using it for 30 seconds, unless it was fenced.
 const patience = 45 * time.Second
 
+// trash is the object that lists a pool's images in the trash.
+const trash = "rbd_trash"
+
 // remove removes an image that Muster made and marked as doomed, or never completed. It survives a death at
 // any instruction when it is repeated: librbd moves the image to the trash, deletes its data, its header and
 // at last its entry in the trash; each of these states, and those of an image that was never made whole, are
@@ -43,6 +46,9 @@ func (c *cluster) removeOnce(io *rados.IOContext, at place) error {
 	if at.ID != "" {
 		if err := gone(rbd.TrashRemove(io, at.ID, true)); err != nil {
 			return err
+		}
+		if _, err := io.Stat("rbd_header." + at.ID); err == nil {
+			return fault.Newf("delete image", fault.NoSpace, at.String(), "the pool has no trash, and no room to make one: raise its quota")
 		}
 	}
 	return c.erase(io, at)

@@ -70,7 +70,23 @@ func (p *Provider) openSnapshot(op string, at moment) (*image, snapshotInfo, err
 		i.Close()
 		return nil, s, err
 	}
+	i.shows = at
 	return i, s, nil
+}
+
+// still refuses what was read of a snapshot, or compared with a base, that somebody has deleted meanwhile: Ceph
+// gives whatever it has there now, and a reader is not told.
+func (i *image) still(op string, base moment) error {
+	fresh, err := i.cluster.open(op, i.shows.place, reader)
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	if _, err := fresh.find(op, i.shows); err != nil || base.Snap == "" {
+		return err
+	}
+	_, err = fresh.base(op, i.shows, base)
+	return err
 }
 
 // SnapshotOf implements providers.Snapshots.

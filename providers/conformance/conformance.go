@@ -78,6 +78,9 @@ type Config struct {
 	Soon time.Duration
 	// KillAfter are the times after which calls are killed, one try each; nil: a few between 0 and 50 ms.
 	KillAfter []time.Duration
+	// AtOnce is how many cases run at a time; 0: one. It is for backends that let their callers wait. Cases that
+	// kill a process run alone all the same.
+	AtOnce int
 	// Only runs the cases whose names begin with one of these; nil: all.
 	Only []string
 }
@@ -99,8 +102,6 @@ func Run(t T, config Config) {
 		t.Fatalf("%v", err)
 	}
 	defer s.close()
-	for _, c := range cases() {
-		s.runCase(t, c)
-	}
+	s.runAll(t, cases())
 	s.sweep(t)
 }

@@ -19,7 +19,7 @@ func cutCases() []trial {
 		all = append(all, trial{name: "cancelled-" + j.name, needs: j.needs, body: j.cancelled})
 	}
 	for _, j := range jobs() {
-		all = append(all, trial{name: "killed-" + j.name, needs: j.needs, body: j.killed})
+		all = append(all, trial{name: "killed-" + j.name, needs: j.needs, body: j.killed, alone: true})
 	}
 	return all
 }

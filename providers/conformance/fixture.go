@@ -14,6 +14,8 @@ type fixture struct {
 
 // fixture makes it for the first case that needs it; sweep removes it, or the last case.
 func (c *scope) fixture() fixture {
+	c.making.Lock()
+	defer c.making.Unlock()
 	if f := c.sharedFixture(); f != nil {
 		return *f
 	}

@@ -37,7 +37,8 @@ type Recorder struct {
 }
 
 // Record runs the suite and returns every case's result, and as the last one, named "suite", what went
-// wrong outside of the cases, if anything did. each, which may be nil, is called as soon as a result is there.
+// wrong outside of the cases, if anything did. each, which may be nil, is called as soon as a result is there, by one
+// case at a time.
 func Record(config Config, each func(Result)) []Result {
 	if each == nil {
 		each = func(Result) {}
@@ -99,8 +100,8 @@ func (r *Recorder) finish() {
 		result.Outcome = Skip
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	*r.results = append(*r.results, result)
-	r.mu.Unlock()
 	r.observe(result)
 }
 

@@ -18,6 +18,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Align, 1)
 	set(&c.Patience, 2*time.Minute)
 	set(&c.Soon, 10*time.Second)
+	set(&c.AtOnce, 1)
 	set(&c.Run, "conformance-"+random())
 	if c.OpenCopies == nil {
 		c.OpenCopies = c.Open
@@ -51,6 +52,7 @@ type suite struct {
 	second  providers.Provider // see other
 	shared  *fixture           // of the cases that only look
 	lasting rubbish            // made for it
+	making  sync.Mutex         // of whoever makes it
 }
 
 func newSuite(config Config) (*suite, error) {
@@ -115,13 +117,40 @@ type trial struct {
 	// of are the contents that it is about; nil: none in particular, it runs once.
 	of   []providers.Content
 	body func(c *scope)
+	// alone is for cases that kill the provider that was opened last: it must be their own.
+	alone bool
+}
+
+func (s *suite) runAll(t T, all []trial) {
+	t.Helper()
+	var running sync.WaitGroup
+	places := make(chan struct{}, s.config.AtOnce)
+	for _, c := range all {
+		if !s.chosen(c) {
+			continue
+		}
+		if c.alone {
+			running.Wait()
+		}
+		places <- struct{}{}
+		running.Go(func() {
+			defer func() { <-places }()
+			s.runCase(t, c)
+		})
+		if c.alone {
+			running.Wait()
+		}
+	}
+	running.Wait()
+}
+
+func (s *suite) chosen(c trial) bool {
+	begins := func(prefix string) bool { return strings.HasPrefix(c.name, prefix) }
+	return len(s.config.Only) == 0 || slices.ContainsFunc(s.config.Only, begins)
 }
 
 func (s *suite) runCase(t T, c trial) {
 	t.Helper()
-	if len(s.config.Only) > 0 && !slices.ContainsFunc(s.config.Only, func(prefix string) bool { return strings.HasPrefix(c.name, prefix) }) {
-		return
-	}
 	if c.of == nil {
 		t.Run(c.name, func(t T) { s.runIn(t, c, "") })
 		return

@@ -30,9 +30,8 @@ func (p *Provider) claimOf(ctx context.Context, op string, views []*corev1.Persi
 	return claim{namespace: p.settings.Namespace, name: name, alias: true}, p.createAlias(ctx, op, name, state)
 }
 
-// createAlias makes a PersistentVolume and a claim of a volume, both of one name, and waits until they are
-// bound to each other.
-func (p *Provider) createAlias(ctx context.Context, op, name string, v volumeState) error {
+// aliasOf are a PersistentVolume and a claim of a volume, both of one name, for each other.
+func (p *Provider) aliasOf(name string, v volumeState) (*corev1.PersistentVolume, *corev1.PersistentVolumeClaim) {
 	none := ""
 	access := v.AccessModes
 	if len(access) == 0 {
@@ -49,22 +48,41 @@ func (p *Provider) createAlias(ctx context.Context, op, name string, v volumeSta
 			ClaimRef:                      &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: p.settings.Namespace, Name: name},
 		},
 	}
-	own := &corev1.PersistentVolumeClaim{
+	claim := &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes: access, VolumeMode: &v.Mode, VolumeName: name, StorageClassName: &none,
 			Resources: corev1.VolumeResourceRequirements{Requests: capacity},
 		},
 	}
-	if _, err := p.kube.CoreV1().PersistentVolumes().Create(ctx, pv, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return wrap(op, name, err)
-	}
-	claims := p.kube.CoreV1().PersistentVolumeClaims(p.settings.Namespace)
-	if _, err := claims.Create(ctx, own, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	return pv, claim
+}
+
+// createAlias makes an alias and waits until its two are bound to each other.
+func (p *Provider) createAlias(ctx context.Context, op, name string, v volumeState) error {
+	pv, own := p.aliasOf(name, v)
+	volumes, claims := p.kube.CoreV1().PersistentVolumes(), p.kube.CoreV1().PersistentVolumeClaims(p.settings.Namespace)
+	if _, err := volumes.Create(ctx, pv, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return wrap(op, name, err)
 	}
 	w := wait{op: op, subject: "claim " + name, within: p.settings.VolumeTimeout, why: func(ctx context.Context) string { return p.events(ctx, name) }}
-	_, err := await(ctx, w, claims, name, func(c *corev1.PersistentVolumeClaim) (bool, error) {
+	// Kubernetes' binder must know the volume before it sees the claim: else it looks at that again after 15 seconds.
+	known, err := await(ctx, w, volumes, name, func(pv *corev1.PersistentVolume) (bool, error) {
+		return pv.Status.Phase != "" && pv.Status.Phase != corev1.VolumePending, nil
+	})
+	if err != nil {
+		return vanished(op, name, err)
+	}
+	if known.Status.Phase == corev1.VolumeReleased { // of a call that died between its claim and it: none is bound to it again
+		if err := p.removeAlias(ctx, op, name); err != nil {
+			return err
+		}
+		return p.createAlias(ctx, op, name, v)
+	}
+	if _, err := claims.Create(ctx, own, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return wrap(op, name, err)
+	}
+	_, err = await(ctx, w, claims, name, func(c *corev1.PersistentVolumeClaim) (bool, error) {
 		if c.DeletionTimestamp != nil {
 			return false, fault.Newf(op, fault.Busy, name, "the claim is being deleted; try again")
 		}

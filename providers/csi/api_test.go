@@ -149,6 +149,7 @@ func TestAPI(t *testing.T) {
 	a.volume(t, "files", "disk.example", corev1.PersistentVolumeFilesystem)
 	a.volume(t, "other", "nfs.example", corev1.PersistentVolumeFilesystem)
 	t.Run("volumes", func(t *testing.T) { a.volumes(t, blocks) })
+	t.Run("alias-left", func(t *testing.T) { a.aliasLeft(t, blocks) })
 	t.Run("refused", a.refused)
 	t.Run("without-crds", a.withoutCRDs)
 	client := a.crds(t)
@@ -214,6 +215,20 @@ func (a *api) bind(t *testing.T, p *Provider, v providers.Volume, pv *corev1.Per
 	if capacity := bound.Spec.Capacity[corev1.ResourceStorage]; capacity.Value() != 1<<30 {
 		t.Errorf("bound with %s", capacity.String())
 	}
+}
+
+// aliasLeft plays a call that died when it had deleted its alias's claim and not yet the PersistentVolume.
+func (a *api) aliasLeft(t *testing.T, pv *corev1.PersistentVolume) {
+	p := a.open(t, nil)
+	must(t, p.createAlias(t.Context(), "test", "alias", stateOf(pv)))
+	must(t, p.removeClaim(t.Context(), "test", "alias"))
+	released := wait{op: "test", subject: "alias", within: Duration(time.Minute)}
+	_, err := await(t.Context(), released, a.kube.CoreV1().PersistentVolumes(), "alias", func(pv *corev1.PersistentVolume) (bool, error) {
+		return pv.Status.Phase == corev1.VolumeReleased, nil
+	})
+	must(t, err)
+	must(t, p.createAlias(t.Context(), "test", "alias", stateOf(pv)))
+	must(t, p.removeAlias(t.Context(), "test", "alias"))
 }
 
 func (a *api) refused(t *testing.T) {

@@ -2,10 +2,12 @@ package csi
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +35,10 @@ func (c *cluster) suite() conformance.Config {
 		PV:           c.persistentVolume,
 		Patience:     5 * time.Minute,
 		Soon:         30 * time.Second,
+		// Cases wait for kubelet and controllers most of the time.
+		AtOnce: 4,
+		// The first is in the making of objects, the second in what is done with a mover.
+		KillAfter: []time.Duration{100 * time.Millisecond, 1500 * time.Millisecond},
 	}
 }
 
@@ -53,25 +59,81 @@ func (c *cluster) persistentVolume(_ string, volume providers.Volume) *corev1.Pe
 	}
 }
 
-// TestConformance tries in this process what shows whether volumes are made, found and described; snapshots and
-// content are tried over the wire.
+// TestConformance tries every case in this process.
 func TestConformance(t *testing.T) {
+	t.Parallel()
+	c := needCluster(t)
+	conformancetest.Run(t, c.suite())
+}
+
+// TestConformanceOfClaims tries what is different for volumes that an application's claims hold.
+func TestConformanceOfClaims(t *testing.T) {
+	t.Parallel()
 	c := needCluster(t)
 	config := c.suite()
-	config.Only = []string{"info", "health", "create-volume"}
+	config.Volumes = c.claims(t)
+	config.Only = []string{"delete-volume-foreign", "snapshot-several", "snapshot-group", "cancelled-snapshot"}
 	conformancetest.Run(t, config)
-	c.leavesNothing(t)
+}
+
+// claims makes volumes as an application does: by claims in one namespace, which goes with the test.
+func (c *cluster) claims(t *testing.T) func(context.Context, providers.Content, int) ([]providers.Volume, error) {
+	t.Helper()
+	p, namespace := c.open(t, nil), c.namespace(t, name(t))
+	var made atomic.Int64
+	return func(ctx context.Context, _ providers.Content, n int) ([]providers.Volume, error) {
+		var all []providers.Volume
+		for range n {
+			pv, err := c.claim(ctx, namespace, fmt.Sprintf("data-%d", made.Add(1)))
+			if err != nil {
+				return nil, err
+			}
+			volume, err := p.Match(ctx, pv)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, volume)
+		}
+		return all, nil
+	}
+}
+
+// claim makes a claim and returns the volume that it gets.
+func (c *cluster) claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolume, error) {
+	block, class := corev1.PersistentVolumeBlock, "labcsi"
+	all := c.kube.CoreV1().PersistentVolumeClaims(namespace)
+	_, err := all.Create(ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeMode: &block, StorageClassName: &class,
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: quantity(8 * mib)}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	w := wait{op: "test", subject: name, within: Duration(time.Minute)}
+	bound, err := await(ctx, w, all, name, func(claim *corev1.PersistentVolumeClaim) (bool, error) {
+		return claim.Status.Phase == corev1.ClaimBound, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.kube.CoreV1().PersistentVolumes().Get(ctx, bound.Spec.VolumeName, metav1.GetOptions{})
 }
 
 // TestConformanceOverTheWire tries what depends on the wire and on processes: streams both ways, groups, another
-// process that goes on, and one that is killed.
+// process that goes on, and one that is killed in whatever changes something.
 func TestConformanceOverTheWire(t *testing.T) {
+	t.Parallel()
 	c := needCluster(t)
 	processes := &processes{cluster: c}
 	config := c.suite()
 	config.Open, config.Unconfigured, config.Kill = processes.open, nil, processes.kill
-	config.Only = []string{"info", "health", "write-aborted", "read-parts", "extents-changed", "snapshot-group", "killed-write", "killed-snapshot"}
-	config.KillAfter = []time.Duration{500 * time.Millisecond, 3 * time.Second}
+	config.Only = []string{
+		"info", "health", "write-aborted", "write-cancelled", "read-parts", "read-cancelled", "extents-changed", "snapshot-group",
+		"killed-create", "killed-write", "killed-overwrite", "killed-snapshot", "killed-clone", "killed-read", "killed-delete",
+	}
 	conformancetest.Run(t, config)
 }
 

@@ -123,8 +123,9 @@ func (p *Provider) provision(ctx context.Context, op string, v plan, fill func(c
 	if err := p.createClaim(ctx, op, name, v, r); err != nil {
 		return providers.Volume{}, err
 	}
-	if fill != nil || waitsForConsumer(v.class) {
-		if err := p.startMover(ctx, op, moverPod{name: name, claim: name, mode: v.mode, zone: v.zone}); err != nil {
+	mover := moverPod{name: name, claim: name, mode: v.mode, zone: v.zone}
+	if waitsForConsumer(v.class) {
+		if err := p.startMover(ctx, op, mover); err != nil {
 			return providers.Volume{}, err
 		}
 	}
@@ -136,6 +137,10 @@ func (p *Provider) provision(ctx context.Context, op string, v plan, fill func(c
 		return providers.Volume{}, err
 	}
 	if fill != nil {
+		// Only now: the scheduler puts off a pod whose claim has no volume.
+		if err := p.startMover(ctx, op, mover); err != nil {
+			return providers.Volume{}, err
+		}
 		if err := fill(ctx, name); err != nil {
 			return providers.Volume{}, err
 		}

@@ -64,7 +64,7 @@ func decodeHandle(op string, handle providers.Handle, state any) error {
 		return fault.Newf(op, fault.Invalid, handle.Provider, "this is a handle of another provider")
 	}
 	if handle.Version != handleVersion {
-		return fault.Newf(op, fault.Unsupported, Name, "handle version %d is not known here; use the Muster that made it, or a newer one", handle.Version)
+		return fault.Newf(op, fault.Invalid, Name, "handle version %d is not known here; use the Muster that made it, or a newer one", handle.Version)
 	}
 	if err := json.Unmarshal(handle.State, state); err != nil {
 		return fault.New(op, fault.Invalid, "handle", err)

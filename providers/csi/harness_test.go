@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,16 +53,28 @@ func TestMain(m *testing.M) {
 		os.Exit(serve())
 	}
 	code := m.Run()
-	if c := shared.cluster; c != nil {
-		_ = os.RemoveAll(c.dir)
-	}
-	if shared.cluster != nil && os.Getenv(keep) == "" {
-		if err := testenv.Remove(context.Background(), labName); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+	if err := end(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
+}
+
+// end looks at what all the tests have left in their cluster, and removes it.
+func end() error {
+	c := shared.cluster
+	if c == nil {
+		return nil
+	}
+	var problems []error
+	if c.kube != nil {
+		problems = append(problems, c.leavesNothing(context.Background()))
+	}
+	problems = append(problems, os.RemoveAll(c.dir))
+	if os.Getenv(keep) == "" {
+		problems = append(problems, testenv.Remove(context.Background(), labName))
+	}
+	return errors.Join(problems...)
 }
 
 // needCluster starts the cluster when it is the first to need it.
@@ -163,22 +176,29 @@ func (c *cluster) open(t *testing.T, changes map[string]any) *Provider {
 	return p
 }
 
-// leavesNothing checks that a test leaves no pod, claim or volume of ours behind.
-func (c *cluster) leavesNothing(t *testing.T) {
-	t.Helper()
-	ctx := context.Background()
+// leavesNothing tells pods and claims of ours that the tests have left behind.
+func (c *cluster) leavesNothing(ctx context.Context) error {
 	pods, err := c.kube.CoreV1().Pods("muster-volumes").List(ctx, metav1.ListOptions{})
-	must(t, err)
+	if err != nil {
+		return err
+	}
+	var left []string
 	for _, pod := range pods.Items {
-		t.Errorf("pod %s is left", pod.Name)
+		left = append(left, "pod "+pod.Name)
 	}
 	claims, err := c.kube.CoreV1().PersistentVolumeClaims("muster-volumes").List(ctx, metav1.ListOptions{})
-	must(t, err)
+	if err != nil {
+		return err
+	}
 	for _, claim := range claims.Items {
 		if claim.DeletionTimestamp == nil && len(claim.OwnerReferences) == 0 {
-			t.Errorf("claim %s is left", claim.Name)
+			left = append(left, "claim "+claim.Name)
 		}
 	}
+	if len(left) > 0 {
+		return fmt.Errorf("left in the cluster: %s", strings.Join(left, ", "))
+	}
+	return nil
 }
 
 func must(t *testing.T, err error) {

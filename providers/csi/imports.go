@@ -116,7 +116,7 @@ func (p *Provider) removeImport(ctx context.Context, op string, state snapshotSt
 	if err := p.movers.remove(ctx, op, moverName(state)); err != nil {
 		return err
 	}
-	clone := moverName(state) + "-volume" // goes with its mover, soon after
+	clone := cloneName(moverName(state)) // goes with its mover, soon after
 	if err := awaitGone(ctx, wait{op: op, subject: clone, within: p.settings.DeleteTimeout}, p.kube.CoreV1().PersistentVolumeClaims(p.settings.Namespace), clone, nil); err != nil {
 		return err
 	}

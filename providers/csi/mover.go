@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
@@ -21,6 +23,7 @@ import (
 const (
 	moverContainer = "mover"
 	moverDevice    = "/dev/muster"
+	moverGate      = "muster.dev/volume" // keeps a mover from its node until its clone is bound
 )
 
 // life is what a mover does while nobody calls: it ends by itself when there was no call for a quarter of an
@@ -34,8 +37,18 @@ type moverPod struct {
 	name  string
 	claim string
 	clone *corev1.PersistentVolumeClaimSpec
+	late  bool // the clone is made when the pod has its node
 	mode  corev1.PersistentVolumeMode
 	zone  string
+}
+
+// gates keep a pod from its node until its clone is bound: a kubelet that sees the pod before that puts it off
+// by ten seconds and more.
+func (m moverPod) gates() []corev1.PodSchedulingGate {
+	if m.clone == nil || m.late {
+		return nil
+	}
+	return []corev1.PodSchedulingGate{{Name: moverGate}}
 }
 
 func (p *Provider) podOf(m moverPod) *corev1.Pod {
@@ -69,7 +82,7 @@ func (p *Provider) podOf(m moverPod) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: m.name, Labels: labelsOf(kindMover, "")},
 		Spec: corev1.PodSpec{
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no, RestartPolicy: corev1.RestartPolicyNever,
-			TerminationGracePeriodSeconds: &grace, NodeSelector: selector, Containers: []corev1.Container{container},
+			TerminationGracePeriodSeconds: &grace, NodeSelector: selector, SchedulingGates: m.gates(), Containers: []corev1.Container{container},
 			Volumes: []corev1.Volume{
 				{Name: "volume", VolumeSource: source},
 				{Name: "run", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
@@ -82,7 +95,7 @@ func (p *Provider) podOf(m moverPod) *corev1.Pod {
 func (p *Provider) startMover(ctx context.Context, op string, m moverPod) error {
 	pods := p.kube.CoreV1().Pods(p.settings.Namespace)
 	w := wait{op: op, subject: "mover " + m.name, within: p.settings.VolumeTimeout, why: func(ctx context.Context) string {
-		return p.events(ctx, m.name, m.name+"-volume")
+		return p.events(ctx, m.name, cloneName(m.name))
 	}}
 	for {
 		_, err := pods.Create(ctx, p.podOf(m), metav1.CreateOptions{})
@@ -93,6 +106,12 @@ func (p *Provider) startMover(ctx context.Context, op string, m moverPod) error 
 		if err != nil {
 			return err
 		}
+		if pod.DeletionTimestamp == nil && len(pod.Spec.SchedulingGates) > 0 {
+			if err := p.openGate(ctx, w, m.name); err != nil {
+				return err
+			}
+			continue
+		}
 		if pod.DeletionTimestamp == nil && pod.Status.Phase == corev1.PodRunning {
 			return nil
 		}
@@ -102,9 +121,57 @@ func (p *Provider) startMover(ctx context.Context, op string, m moverPod) error 
 	}
 }
 
-// runs tells whether waiting for a pod is over, because it runs or because it has ended.
+// openGate waits until a mover's clone is bound, and lets the pod go to its node.
+func (p *Provider) openGate(ctx context.Context, w wait, name string) error {
+	if err := w.run(ctx, func(ctx context.Context) error { return p.cloneBound(ctx, w, cloneName(name)) }); err != nil {
+		return err
+	}
+	patch := mergePatch(map[string]any{"spec": map[string]any{"schedulingGates": nil}})
+	_, err := p.kube.CoreV1().Pods(p.settings.Namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return vanished(w.op, w.subject, wrap(w.op, w.subject, err))
+}
+
+// cloneBound waits until Kubernetes has made a mover's clone and bound it.
+func (p *Provider) cloneBound(ctx context.Context, w wait, name string) error {
+	for ctx.Err() == nil {
+		watcher, err := p.kube.CoreV1().PersistentVolumeClaims(p.settings.Namespace).Watch(ctx, metav1.ListOptions{
+			FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(),
+		})
+		if err != nil {
+			return wrap(w.op, w.subject, err)
+		}
+		done, err := p.boundIn(w, watcher)
+		watcher.Stop()
+		if done || err != nil {
+			return err
+		}
+	}
+	return wrap(w.op, w.subject, ctx.Err())
+}
+
+// boundIn reads a watch of one claim until the claim is bound, or the watch ends.
+func (p *Provider) boundIn(w wait, watcher watch.Interface) (bool, error) {
+	for event := range watcher.ResultChan() {
+		claim, ok := event.Object.(*corev1.PersistentVolumeClaim)
+		if !ok {
+			return false, nil // an error: another watch tells
+		}
+		if event.Type == watch.Deleted {
+			return false, fault.Newf(w.op, fault.Busy, claim.Name, "another process has removed the mover; try again")
+		}
+		if claim.Status.Phase == corev1.ClaimBound {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// cloneName is the claim that Kubernetes makes for a mover's ephemeral volume.
+func cloneName(mover string) string { return mover + "-volume" }
+
+// runs tells whether waiting for a pod is over: it runs, it has ended, or it waits for its gate.
 func runs(op string, pod *corev1.Pod) (bool, error) {
-	if pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0 || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return true, nil
 	}
 	for _, status := range pod.Status.ContainerStatuses {

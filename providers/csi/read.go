@@ -142,7 +142,7 @@ func (p *Provider) readMover(ctx context.Context, op string, state snapshotState
 		DataSource: snapshotSource(imported.Name), Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: size}},
 	}
 	name = moverName(state)
-	release, err = p.movers.acquire(ctx, op, moverPod{name: name, clone: clone, mode: block})
+	release, err = p.movers.acquire(ctx, op, moverPod{name: name, clone: clone, late: waitsForConsumer(class), mode: block})
 	return name, release, err
 }
 
