@@ -130,7 +130,8 @@ func (p *Provider) serve(ctx context.Context, dir, fs, root string, readOnly boo
 	if readOnly {
 		options += ",ro"
 	}
-	return run(ctx, "ceph-fuse", append(args, "--log_file=", "--admin_socket=", "-o", options, dir)...)
+	// Killed in the middle, it would leave a session for which CephFS waits a minute: it ends by its own timeout.
+	return run(context.WithoutCancel(ctx), "ceph-fuse", append(args, "--log_file=", "--admin_socket=", "-o", options, dir)...)
 }
 
 // run runs a program in a session of its own, so that what it leaves running outlives this process.

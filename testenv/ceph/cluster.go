@@ -178,7 +178,7 @@ func (c *Cluster) Close() error {
 	for _, daemon := range []Daemon{Metadata, OSD, Manager, Monitor} {
 		c.Kill(daemon)
 	}
-	return os.RemoveAll(c.config.Dir)
+	return Sweep(c.config.Dir)
 }
 
 func freePort(address string) (string, error) {
