@@ -150,6 +150,7 @@ func TestAPI(t *testing.T) {
 	a.volume(t, "other", "nfs.example", corev1.PersistentVolumeFilesystem)
 	t.Run("volumes", func(t *testing.T) { a.volumes(t, blocks) })
 	t.Run("alias-left", func(t *testing.T) { a.aliasLeft(t, blocks) })
+	t.Run("mover-waits", func(t *testing.T) { a.moverWaits(t, blocks) })
 	t.Run("refused", a.refused)
 	t.Run("without-crds", a.withoutCRDs)
 	client := a.crds(t)
@@ -229,6 +230,42 @@ func (a *api) aliasLeft(t *testing.T, pv *corev1.PersistentVolume) {
 	must(t, err)
 	must(t, p.createAlias(t.Context(), "test", "alias", stateOf(pv)))
 	must(t, p.removeAlias(t.Context(), "test", "alias"))
+}
+
+// moverWaits holds that a mover is kept from its node until its clone is bound.
+func (a *api) moverWaits(t *testing.T, pv *corev1.PersistentVolume) {
+	p := a.open(t, map[string]any{"volumeTimeout": "1m"})
+	clone, claim := p.aliasOf(cloneName("mover"), stateOf(pv))
+	claim.Spec.VolumeName = ""
+	_, err := a.kube.CoreV1().PersistentVolumes().Create(t.Context(), clone, metav1.CreateOptions{})
+	must(t, err)
+	pods, err := a.kube.CoreV1().Pods("muster-volumes").Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	defer pods.Stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- p.startMover(ctx, "test", moverPod{name: "mover", clone: &claim.Spec, mode: corev1.PersistentVolumeBlock})
+	}()
+	waited := false
+	for open := false; !open; {
+		select {
+		case err := <-ended:
+			t.Fatalf("the mover's gate did not open: %v", err)
+		case event := <-pods.ResultChan():
+			open = len(event.Object.(*corev1.Pod).Spec.SchedulingGates) == 0
+			waited = waited || !open
+		}
+	}
+	bound, err := a.kube.CoreV1().PersistentVolumeClaims("muster-volumes").Get(t.Context(), cloneName("mover"), metav1.GetOptions{})
+	must(t, err)
+	if !waited || bound.Status.Phase != corev1.ClaimBound {
+		t.Errorf("the mover waited: %t, and goes to its node when its clone is %s", waited, bound.Status.Phase)
+	}
+	cancel()
+	<-ended // no node runs it
+	must(t, p.removeMover(t.Context(), "test", "mover"))
 }
 
 func (a *api) refused(t *testing.T) {

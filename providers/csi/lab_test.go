@@ -326,7 +326,7 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
-// TestLateBinding makes a volume of a class that waits for a pod.
+// TestLateBinding makes a volume of a class that waits for a pod, and reads it: the clone waits for one, too.
 func TestLateBinding(t *testing.T) {
 	t.Parallel()
 	c := needCluster(t)
@@ -336,6 +336,11 @@ func TestLateBinding(t *testing.T) {
 			Token: name(t) + mode, Content: providers.ContentBlocks, Size: mib, Parameters: map[string]string{parameterClass: "labcsi-late", parameterMode: mode},
 		})
 		must(t, err)
+		snapshot := one(t, p, name(t)+mode, volume.Handle)
+		if got := contentOf(t, p, snapshot); mode == "Block" && got != sha256.Sum256(make([]byte, mib)) {
+			t.Error("a new volume is not zeros")
+		}
+		must(t, p.DeleteSnapshot(t.Context(), snapshot.Handle))
 		must(t, p.DeleteVolume(t.Context(), volume.Handle))
 	}
 }
