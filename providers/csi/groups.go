@@ -85,7 +85,7 @@ func (p *Provider) takeGroup(ctx context.Context, op string, members []member) (
 		members[i].record.Group = group
 		members[i].record.Namespace = first.claim.namespace
 	}
-	defer p.markClaims(context.WithoutCancel(ctx), op, members, nil)
+	defer func() { _ = p.markClaims(context.WithoutCancel(ctx), op, members, nil) }() // a label too many harms nobody
 	if err := p.markClaims(ctx, op, members, &group); err != nil {
 		return nil, err
 	}
