@@ -32,6 +32,8 @@ type CompareConfig struct {
 	Include, Exclude, ExcludeKinds []string
 	// Rebound are the names of PersistentVolumes whose backend's volumes are new ones: see Rebind.
 	Rebound []string
+	// Reclassed are claims, namespace/name, that have another class: see Reclass.
+	Reclassed []string
 }
 
 // Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
@@ -456,7 +458,7 @@ func (c *comparison) gather(ctx context.Context) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	found := facts{gone: map[string]bool{}, kept: map[string]bool{}, rebound: c.config.Rebound}
+	found := facts{gone: map[string]bool{}, kept: map[string]bool{}, rebound: c.config.Rebound, reclassed: c.config.Reclassed}
 	captured := 0
 	for _, entry := range c.config.Entries {
 		if entry.Group != "" || entry.Resource != "nodes" {

@@ -28,6 +28,8 @@ type facts struct {
 	moved bool            // a node is gone, new, or has another address
 	// rebound are the names of PersistentVolumes that were made again around restored volumes.
 	rebound []string
+	// reclassed are claims, namespace/name, that were made again with another class.
+	reclassed []string
 }
 
 // exceptions is the whole list of what Compare excuses.
@@ -55,6 +57,10 @@ func alwaysExcused() []exception {
 			"/metadata/uid", "/metadata/creationTimestamp", "/metadata/annotations/pv.kubernetes.io~1*", "/metadata/finalizers",
 			"/spec/nodeAffinity", "/spec/capacity", "/spec/storageClassName", "/spec/mountOptions", "/spec/claimRef/resourceVersion",
 		), Reason: "it was made again around the restored volume"}, when: isRebound},
+		{Rule: Rule{Group: "core", Resource: "persistentvolumes", Fields: []string{"/spec/claimRef/uid"}, Reason: "its claim was made again with another class"}, when: claimIsReclassed},
+		{Rule: Rule{Group: "core", Resource: "persistentvolumeclaims", Fields: []string{
+			"/metadata/uid", "/metadata/creationTimestamp", "/metadata/annotations/pv.kubernetes.io~1*", "/metadata/finalizers", "/spec/storageClassName",
+		}, Reason: "it was made again with another class"}, when: isReclassed},
 	}
 }
 
@@ -65,6 +71,14 @@ func volumeSources() []string {
 }
 
 func isRebound(f facts, o Object) bool { return slices.Contains(f.rebound, o.name()) }
+
+func isReclassed(f facts, o Object) bool {
+	return slices.Contains(f.reclassed, o.namespace()+"/"+o.name())
+}
+
+func claimIsReclassed(f facts, o Object) bool {
+	return slices.Contains(f.reclassed, o.text("spec", "claimRef", "namespace")+"/"+o.text("spec", "claimRef", "name"))
+}
 
 func rebuildExcused() []exception {
 	onGone := func(f facts, o Object) bool { return f.gone[o.text("spec", "nodeName")] }

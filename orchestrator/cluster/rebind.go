@@ -31,7 +31,7 @@ const (
 func (c *Client) Rebind(ctx context.Context, want *corev1.PersistentVolume) (Rebound, error) {
 	claim, err := c.typed.CoreV1().PersistentVolumeClaims(want.Spec.ClaimRef.Namespace).Get(ctx, want.Spec.ClaimRef.Name, metav1.GetOptions{})
 	if err != nil {
-		return "", classify("find claim", want.Spec.ClaimRef.Namespace+"/"+want.Spec.ClaimRef.Name, err)
+		return "", classify("find claim", claimName(want), err)
 	}
 	if claim.Spec.VolumeName != "" && claim.Spec.VolumeName != want.Name {
 		return "", fault.Newf("bind volume", fault.Busy, want.Name, "claim %s/%s has another volume, %s", claim.Namespace, claim.Name, claim.Spec.VolumeName)
@@ -72,6 +72,10 @@ func sameVolume(found, want *corev1.PersistentVolume) bool {
 		found.Spec.ClaimRef != nil && found.Spec.ClaimRef.UID == want.Spec.ClaimRef.UID
 }
 
+func claimName(pv *corev1.PersistentVolume) string {
+	return pv.Spec.ClaimRef.Namespace + "/" + pv.Spec.ClaimRef.Name
+}
+
 // dropVolume deletes the object alone. It is told to retain its backend's volume first, and its finalizers
 // go, since those who hold them would wait for a volume that is not there.
 func (c *Client) dropVolume(ctx context.Context, pv *corev1.PersistentVolume) error {
@@ -91,33 +95,39 @@ func (c *Client) dropVolume(ctx context.Context, pv *corev1.PersistentVolume) er
 	if err != nil && !apierrors.IsNotFound(err) {
 		return classify("delete volume object", pv.Name, err)
 	}
-	return c.awaitGone(ctx, pv)
+	return awaitGone(ctx, "delete volume object", pv.Name, func() (bool, error) {
+		found, err := volumes.Get(ctx, pv.Name, metav1.GetOptions{})
+		if err != nil || found.UID != pv.UID {
+			return err == nil, err
+		}
+		found.Finalizers = nil
+		_, err = volumes.Update(ctx, found, metav1.UpdateOptions{})
+		return false, err
+	})
 }
 
 // goneWithin bounds the wait for an object without finalizers to go: a controller may put them back.
 const goneWithin = 30 * time.Second
 
-func (c *Client) awaitGone(ctx context.Context, pv *corev1.PersistentVolume) error {
+// awaitGone waits until an object that was deleted is gone; unfinalise takes its finalizers away, and may
+// find that another object has its name.
+func awaitGone(ctx context.Context, op, subject string, unfinalise func() (gone bool, _ error)) error {
 	ctx, cancel := context.WithTimeout(ctx, goneWithin)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		found, err := c.typed.CoreV1().PersistentVolumes().Get(ctx, pv.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || err == nil && found.UID != pv.UID {
+		gone, err := unfinalise()
+		if gone || apierrors.IsNotFound(err) {
 			return nil
 		}
-		if err == nil && len(found.Finalizers) > 0 {
-			found.Finalizers = nil
-			_, err = c.typed.CoreV1().PersistentVolumes().Update(ctx, found, metav1.UpdateOptions{})
-		}
-		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return classify("delete volume object", pv.Name, err)
+		if err != nil && !apierrors.IsConflict(err) {
+			return classify(op, subject, err)
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fault.Newf("delete volume object", fault.Transient, pv.Name, "it is still there after %s", goneWithin)
+			return fault.Newf(op, fault.Transient, subject, "it is still there after %s", goneWithin)
 		}
 	}
 }

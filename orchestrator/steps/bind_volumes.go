@@ -20,22 +20,30 @@ import (
 
 // BindVolumes makes the cluster's PersistentVolumes name the restored volumes, before pods ask for them.
 type BindVolumes struct {
-	// StorageClasses maps classes of PersistentVolumes; one that is not named stays. A claim's class can't be
-	// changed: in a rebuild, claims keep the name of the old one, which still is their class's name.
+	// StorageClasses maps classes of PersistentVolumes and of their claims; one that is not named stays. The
+	// class of a claim cannot be changed, so that such a claim is made again, too.
 	StorageClasses map[string]string `yaml:"storageClasses,omitempty"`
 }
 
 // boundVolumes is what bind-volumes leaves.
 type boundVolumes struct {
-	Bound map[string]cluster.Rebound `json:"bound"` // by PersistentVolume
-	Lost  []string                   `json:"lost,omitempty"`
+	Bound  map[string]cluster.Rebound `json:"bound"`            // by PersistentVolume
+	Claims []string                   `json:"claims,omitempty"` // with another class: namespace/name
+	Lost   []string                   `json:"lost,omitempty"`
 }
 
 // names are all of them: what an attempt made that died before its receipt is "same" to the next one.
 func (b boundVolumes) names() []string { return slices.Collect(maps.Keys(b.Bound)) }
 
-// Check has nothing to look at: the volumes are not there yet.
-func (s *BindVolumes) Check(context.Context, *orchestrator.Run) error { return nil }
+// Check refuses classes that would be mapped twice when the step is repeated. The volumes are not there yet.
+func (s *BindVolumes) Check(context.Context, *orchestrator.Run) error {
+	for from, to := range s.StorageClasses {
+		if again, mapped := s.StorageClasses[to]; mapped && again != to {
+			return fault.Newf("check storageClasses", fault.Invalid, from, "it becomes %s, and %s becomes %s: map to names that are not mapped themselves", to, to, again)
+		}
+	}
+	return nil
+}
 
 // Do binds every restored volume that a PersistentVolume stood for.
 func (s *BindVolumes) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) (orchestrator.Receipt, error) {
@@ -72,6 +80,7 @@ func (s *BindVolumes) Do(ctx context.Context, run *orchestrator.Run, _ orchestra
 			out.Bound[name] = bound
 		}
 	}
+	out.Claims = binder.claims
 	return json.Marshal(out)
 }
 
@@ -79,6 +88,7 @@ type volumeBinder struct {
 	*BindVolumes
 	run    *orchestrator.Run
 	client *cluster.Client
+	claims []string // that have another class now
 }
 
 // bind returns the name of the PersistentVolume, empty when the volume never had one.
@@ -103,8 +113,37 @@ func (b *volumeBinder) bind(ctx context.Context, id string, restored restoredVol
 	if class, mapped := b.StorageClasses[want.Spec.StorageClassName]; mapped {
 		want.Spec.StorageClassName = class
 	}
+	if err := b.reclass(ctx, was.Spec.ClaimRef); err != nil {
+		return "", "", err
+	}
 	bound, err := b.client.Rebind(ctx, want)
 	return want.Name, bound, err
+}
+
+// reclass gives a claim the class that its own is mapped to. An earlier attempt may have died between two
+// objects: then the recovery point knows the claim.
+func (b *volumeBinder) reclass(ctx context.Context, ref *corev1.ObjectReference) error {
+	if len(b.StorageClasses) == 0 {
+		return nil
+	}
+	claim, err := b.client.Kubernetes().CoreV1().PersistentVolumeClaims(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		claim, err = recordedObject[corev1.PersistentVolumeClaim](ctx, b.run, "persistentvolumeclaims", ref.Namespace, ref.Name)
+	} else if err != nil {
+		err = fault.New("find claim", fault.Transient, ref.Namespace+"/"+ref.Name, err)
+	}
+	if err != nil || claim.Spec.StorageClassName == nil {
+		return err
+	}
+	class, mapped := b.StorageClasses[*claim.Spec.StorageClassName]
+	if !mapped && slices.Contains(slices.Collect(maps.Values(b.StorageClasses)), *claim.Spec.StorageClassName) {
+		class, mapped = *claim.Spec.StorageClassName, true // an earlier attempt's
+	}
+	if !mapped {
+		return nil
+	}
+	b.claims = append(b.claims, claim.Namespace+"/"+claim.Name)
+	return b.client.Reclass(ctx, claim, class)
 }
 
 // template is the PersistentVolume as the cluster has it, else as the recovery point does.
@@ -116,40 +155,44 @@ func (b *volumeBinder) template(ctx context.Context, name string) (*corev1.Persi
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, fault.New("find volume object", fault.Transient, name, err)
 	}
-	recorded, err := cluster.ReadPoint(ctx, b.run.Repository, b.run.Point)
+	return recordedObject[corev1.PersistentVolume](ctx, b.run, "persistentvolumes", "", name)
+}
+
+// recordedObject is an object of the core group as the recovery point has it.
+func recordedObject[T any](ctx context.Context, run *orchestrator.Run, resource, namespace, name string) (*T, error) {
+	recorded, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
 	if err != nil {
 		return nil, err
 	}
 	for _, entry := range recorded.Entries {
-		if entry.Resource != "persistentvolumes" || entry.Name != name {
-			continue
+		if entry.Group == "" && entry.Resource == resource && entry.Namespace == namespace && entry.Name == name {
+			return readRecorded[T](ctx, run, entry)
 		}
-		return readVolumeObject(ctx, b.run, entry)
 	}
-	return nil, fault.Newf("find volume object", fault.NotFound, name, "neither the cluster nor the recovery point has this PersistentVolume")
+	return nil, fault.Newf("find object", fault.NotFound, resource+" "+name, "neither the cluster nor the recovery point has it")
 }
 
-// maxVolumeObject bounds a PersistentVolume in YAML, in bytes: etcd's limit for one object, and more.
-const maxVolumeObject = 4 << 20
+// maxRecorded bounds an object in YAML, in bytes: etcd's limit for one object, and more.
+const maxRecorded = 4 << 20
 
-func readVolumeObject(ctx context.Context, run *orchestrator.Run, entry cluster.Entry) (*corev1.PersistentVolume, error) {
+func readRecorded[T any](ctx context.Context, run *orchestrator.Run, entry cluster.Entry) (*T, error) {
 	opened, err := run.Repository.Open(ctx, entry.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer opened.Close()
-	if opened.Size() > maxVolumeObject {
-		return nil, fault.Newf("read volume object", fault.Corrupt, entry.Name, "it has %d bytes", opened.Size())
+	if opened.Size() > maxRecorded {
+		return nil, fault.Newf("read object", fault.Corrupt, entry.Name, "it has %d bytes", opened.Size())
 	}
 	content, err := io.ReadAll(opened)
 	if err != nil {
 		return nil, err
 	}
-	var pv corev1.PersistentVolume
-	if err := yaml.Unmarshal(content, &pv); err != nil {
-		return nil, fault.New("read volume object", fault.Corrupt, entry.Name, err)
+	var object T
+	if err := yaml.Unmarshal(content, &object); err != nil {
+		return nil, fault.New("read object", fault.Corrupt, entry.Name, err)
 	}
-	return &pv, nil
+	return &object, nil
 }
 
 // Verify looks whether every bound PersistentVolume is there and belongs to its claim.

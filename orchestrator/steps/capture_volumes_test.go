@@ -195,3 +195,70 @@ func TestRestoreWithoutStorage(t *testing.T) {
 		t.Errorf("findings %+v, layers %+v", report.Findings, report.Layers)
 	}
 }
+
+// TestClassesAreMapped: the claim and its PersistentVolume get another class, and are found in the recovery point
+// when an earlier attempt has died between two objects.
+func TestClassesAreMapped(t *testing.T) {
+	s := newVolumeSite(t, "volumes-classes", "fast")
+	s.class = "old"
+	content := noise(1, mebi)
+	s.claim(t, "fast", "a", content, nil)
+	s.run(t, plans.Capture, `
+    - {id: apps, uses: capture-namespaces}
+    - {id: volumes, uses: capture-volumes, with: {namespaces: [volumes-classes]}}
+    - {id: seal, uses: seal-recovery-point, needs: [apps, volumes]}
+`)
+	claims := s.client.CoreV1().PersistentVolumeClaims(s.namespace)
+	before, err := claims.Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bind := func() {
+		t.Helper()
+		report := s.run(t, plans.Migrate, `
+    - {id: volumes, uses: restore-volumes, with: {from: repository}}
+    - {id: bind, uses: bind-volumes, needs: [volumes], with: {storageClasses: {old: new}}}
+`)
+		if !report.Complete() {
+			t.Errorf("findings: %+v", report.Findings)
+		}
+		pv, err := s.client.CoreV1().PersistentVolumes().Get(t.Context(), s.pv("a"), metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim, err := claims.Get(t.Context(), "a", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pv.Spec.StorageClassName != "new" || *claim.Spec.StorageClassName != "new" || claim.Spec.VolumeName != pv.Name || pv.Spec.ClaimRef.UID != claim.UID {
+			t.Errorf("claim of class %s for %q, volume of class %s", *claim.Spec.StorageClassName, claim.Spec.VolumeName, pv.Spec.StorageClassName)
+		}
+		if claim.Labels["app"] != before.Labels["app"] || claim.UID == before.UID || !claim.Spec.Resources.Requests.Storage().Equal(*before.Spec.Resources.Requests.Storage()) {
+			t.Errorf("the claim is %+v", claim)
+		}
+		restored, err := s.of(t, "fast").Match(t.Context(), pv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "a", s.content(t, "fast", restored), content)
+	}
+	bind()
+	bind()
+	for _, drop := range []func() error{
+		func() error { return claims.Delete(t.Context(), "a", metav1.DeleteOptions{}) },
+		func() error {
+			return s.client.CoreV1().PersistentVolumes().Delete(t.Context(), s.pv("a"), metav1.DeleteOptions{})
+		},
+	} {
+		if err := drop(); err != nil {
+			t.Fatal(err)
+		}
+		s.letGo(t, "a")
+		bind()
+	}
+	_, err = s.start(t, plans.Migrate, `
+    - {id: volumes, uses: restore-volumes, with: {from: repository}}
+    - {id: bind, uses: bind-volumes, needs: [volumes], with: {storageClasses: {old: new, new: newer}}}
+`)
+	wantFault(t, err, fault.Invalid, "mapped themselves")
+}

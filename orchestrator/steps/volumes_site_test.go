@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -35,6 +36,7 @@ type volumeSite struct {
 	config     repository.Config
 	store      *journal.Store
 	runs       int
+	class      string // of claims and volumes
 
 	mu       sync.Mutex
 	provided map[string]providers.Provider
@@ -103,9 +105,9 @@ func (s *volumeSite) claim(t *testing.T, storage, name string, content []byte, t
 	s.write(t, storage, made, 0, content)
 	size := resource.NewQuantity(int64(len(content)), resource.BinarySI)
 	claim, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Create(t.Context(), &corev1.PersistentVolumeClaim{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "shop"}},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeName: s.pv(name),
+			StorageClassName: &s.class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeName: s.pv(name),
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: *size}},
 		},
 	}, metav1.CreateOptions{})
@@ -115,8 +117,9 @@ func (s *volumeSite) claim(t *testing.T, storage, name string, content []byte, t
 	pv := &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: s.pv(name)},
 		Spec: corev1.PersistentVolumeSpec{
-			Capacity:    corev1.ResourceList{corev1.ResourceStorage: *size},
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+			StorageClassName: s.class,
+			Capacity:         corev1.ResourceList{corev1.ResourceStorage: *size},
+			AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere"}},
 			ClaimRef:               &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: s.namespace, Name: name, UID: claim.UID},
 		},
@@ -137,6 +140,25 @@ func (s *volumeSite) claim(t *testing.T, storage, name string, content []byte, t
 		t.Fatal(err)
 	}
 	return made
+}
+
+// letGo takes away what keeps a claim or its volume from going: no controller of this site would.
+func (s *volumeSite) letGo(t *testing.T, name string) {
+	t.Helper()
+	none := []byte(`{"metadata":{"finalizers":null}}`)
+	core := s.client.CoreV1()
+	if pv, err := core.PersistentVolumes().Get(t.Context(), s.pv(name), metav1.GetOptions{}); err == nil && pv.DeletionTimestamp != nil {
+		_, err = core.PersistentVolumes().Patch(t.Context(), pv.Name, types.MergePatchType, none, metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if claim, err := core.PersistentVolumeClaims(s.namespace).Get(t.Context(), name, metav1.GetOptions{}); err == nil && claim.DeletionTimestamp != nil {
+		_, err = core.PersistentVolumeClaims(s.namespace).Patch(t.Context(), name, types.MergePatchType, none, metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (s *volumeSite) pv(claim string) string { return s.namespace + "-" + claim }
