@@ -218,6 +218,16 @@ func (c *Content) Describe(id string) (state State, started, known bool) {
 	return s.state, s.request != "", true
 }
 
+// Started is when a snapshot was taken; zero for one that is not known.
+func (c *Content) Started(id string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.snapshots[id]; s != nil {
+		return s.started
+	}
+	return time.Time{}
+}
+
 // Snapshots are the IDs of all snapshots of a region.
 func (c *Content) Snapshots(region string) []string {
 	c.mu.Lock()

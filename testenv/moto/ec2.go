@@ -82,6 +82,8 @@ func (f *Front) describe(w http.ResponseWriter, q *request, set string) error {
 	if q.Form.Has("MaxResults") && (form.Has("InstanceId.1") || form.Has("VolumeId.1") || form.Has("SnapshotId.1")) {
 		return &Refusal{Code: "InvalidParameterCombination", Message: "MaxResults cannot be used with IDs", Status: http.StatusBadRequest}
 	}
+	f.work.Lock() // what is half made is not described
+	defer f.work.Unlock()
 	answer, err := f.forward(w, q.with(form))
 	if err != nil || answer == nil {
 		return err
@@ -94,11 +96,9 @@ func (f *Front) describe(w http.ResponseWriter, q *request, set string) error {
 	if err != nil {
 		return err
 	}
-	f.work.Lock()
 	for _, item := range items.children {
 		f.correct(item)
 	}
-	f.work.Unlock()
 	if next != "" {
 		answer.set("nextToken", next)
 	}
@@ -134,6 +134,9 @@ func (f *Front) cut(form url.Values, items *node) (string, error) {
 	return next, nil
 }
 
+// timeFormat is how EC2 writes moments.
+const timeFormat = "2006-01-02T15:04:05.000Z"
+
 // correct says of a snapshot or an image what it is. It needs f.work.
 func (f *Front) correct(item *node) {
 	if image := item.value("imageId"); image != "" && f.world.images[image] != "" {
@@ -150,6 +153,9 @@ func (f *Front) correct(item *node) {
 		if state == ebsdirect.Pending {
 			item.set("progress", "42%")
 		}
+	}
+	if started := f.Content.Started(id); !started.IsZero() { // moto's has no fractions of a second
+		item.set("startTime", started.UTC().Format(timeFormat))
 	}
 	if f.world.copies[id] {
 		item.set("volumeId", "vol-ffffffff")
@@ -194,7 +200,9 @@ func (f *Front) createSnapshot(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	f.Content.Take(f.now(), ebsdirect.Taken{Snapshot: answer.value("snapshotId"), Volume: answer.value("volumeId"), Region: q.Region, GiB: gib})
+	now := f.now()
+	answer.set("startTime", now.UTC().Format(timeFormat))
+	f.Content.Take(now, ebsdirect.Taken{Snapshot: answer.value("snapshotId"), Volume: answer.value("volumeId"), Region: q.Region, GiB: gib})
 	answer.set("status", "pending")
 	return send(w, answer)
 }
@@ -225,7 +233,7 @@ func (f *Front) createSnapshots(w http.ResponseWriter, q *request) error {
 		return &Refusal{Code: "InvalidParameterValue", Message: "too many volumes are excluded", Status: http.StatusBadRequest}
 	}
 	var taken []ebsdirect.Taken
-	set := element("snapshotSet")
+	set, now := element("snapshotSet"), f.now()
 	for _, v := range volumes.Volumes {
 		id, isRoot := aws.ToString(v.VolumeId), aws.ToString(v.Attachments[0].Device) == root
 		if isRoot && slices.Contains(excluded, id) {
@@ -245,9 +253,9 @@ func (f *Front) createSnapshots(w http.ResponseWriter, q *request) error {
 		}
 		taken = append(taken, ebsdirect.Taken{Snapshot: aws.ToString(made.SnapshotId), Volume: id, Region: q.Region, GiB: int64(aws.ToInt32(v.Size))})
 		set.add(element("item", leaf("snapshotId", aws.ToString(made.SnapshotId)), leaf("volumeId", id), leaf("state", "pending"),
-			leaf("startTime", made.StartTime.UTC().Format("2006-01-02T15:04:05.000Z")), leaf("volumeSize", strconv.Itoa(int(aws.ToInt32(v.Size))))))
+			leaf("startTime", now.UTC().Format(timeFormat)), leaf("volumeSize", strconv.Itoa(int(aws.ToInt32(v.Size))))))
 	}
-	f.Content.Take(f.now(), taken...)
+	f.Content.Take(now, taken...)
 	return send(w, element("CreateSnapshotsResponse", leaf("requestId", "req-front"), set))
 }
 
