@@ -25,7 +25,8 @@ type cluster struct {
 
 	mu     sync.Mutex
 	conn   *rados.Conn
-	fenced bool // the cluster has blocklisted this client: only another connection helps
+	fenced bool     // the cluster has blocklisted this client, or shall: only another connection helps
+	lost   []string // addresses of clients that were given up and are to be blocklisted
 }
 
 // connect connects, and refuses wrong credentials and pools that are not there.
@@ -114,15 +115,39 @@ func (c *cluster) dial() (*rados.Conn, error) {
 func (c *cluster) connection() (*rados.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.fenced {
-		return c.conn, nil
+	if c.fenced {
+		conn, err := c.dial()
+		if err != nil {
+			return nil, err
+		}
+		c.conn, c.fenced = conn, false
 	}
-	conn, err := c.dial()
-	if err != nil {
-		return nil, err
+	for len(c.lost) > 0 {
+		if err := block(c.conn, c.lost[0]); err != nil {
+			return nil, wrap("fence a lost client", c.where(), err)
+		}
+		c.lost = c.lost[1:]
 	}
-	c.conn, c.fenced = conn, false
-	return conn, nil
+	return c.conn, nil
+}
+
+// giveUp has another client take this one's place; the cluster ends what this one still has on the way.
+func (c *cluster) giveUp() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fenced {
+		return nil
+	}
+	own, err := c.conn.GetAddrs()
+	if err == nil {
+		c.fenced, c.lost = true, append(c.lost, addressesIn(own)...)
+	}
+	return err
+}
+
+// addressesIn are the parts of what librados tells of a client, "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
+func addressesIn(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == '[' || r == ']' || r == ',' })
 }
 
 // note looks whether an error says that this client was fenced.

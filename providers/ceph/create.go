@@ -124,7 +124,9 @@ func (d *draft) build(ctx context.Context, fill func(ctx context.Context) error)
 	defer io.Destroy()
 	left, err := d.cluster.traces(io, at)
 	if err == nil && left {
-		err = d.cluster.remove(ctx, at)
+		if err = d.cluster.release(d.op, io, at); err == nil {
+			err = d.cluster.remove(ctx, at)
+		}
 	}
 	if err != nil {
 		return err

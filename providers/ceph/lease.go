@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -166,7 +165,7 @@ func (l *lease) holder() ([]byte, error) {
 	return json.Marshal(holder{host, os.Getpid(), own})
 }
 
-// addresses are this client's: the parts of what librados tells, "[v2:10.0.0.1:0/17,v1:10.0.0.1:0/17]".
+// addresses are this client's.
 func (l *lease) addresses() ([]string, error) {
 	conn, err := l.cluster.connection()
 	if err != nil {
@@ -176,7 +175,7 @@ func (l *lease) addresses() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return strings.FieldsFunc(own, func(r rune) bool { return r == '[' || r == ']' || r == ',' }), nil
+	return addressesIn(own), nil
 }
 
 // look tells the object's version, 0 when it is not there, and its holder's addresses.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,6 +89,28 @@ func (c *cluster) erase(io *rados.IOContext, at place) error {
 	return gone(op.Operate(io, "rbd_directory", rados.OperationNoFlag))
 }
 
+// release gives this client up when it has an image locked itself: a call of its own could not let go of it while the
+// cluster did not answer. Such a lock lasts as long as its client, and nobody can delete the image.
+func (c *cluster) release(op string, io *rados.IOContext, at place) error {
+	i, err := rbd.OpenImageReadOnly(io, at.Image, rbd.NoSnapshot)
+	if err != nil {
+		return nil //nolint:nilerr // one that cannot be opened is removed in other ways
+	}
+	defer i.Close()
+	_, lockers, err := i.ListLockers()
+	if err != nil {
+		return err
+	}
+	own, err := c.self()
+	if err != nil || !slices.ContainsFunc(lockers, func(l rbd.Locker) bool { return l.Client == own }) {
+		return err
+	}
+	if err := c.giveUp(); err != nil {
+		return err
+	}
+	return fault.Newf(op, fault.Transient, at.String(), "an earlier call could not let go of the image while the cluster did not answer; repeat this one")
+}
+
 // encode is a string as Ceph writes it.
 func encode(text string) []byte {
 	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(text))), text...)
@@ -122,6 +145,10 @@ func (c *cluster) block(address string) error {
 	if err != nil {
 		return err
 	}
+	return block(conn, address)
+}
+
+func block(conn *rados.Conn, address string) error {
 	command, err := json.Marshal(map[string]any{"prefix": "osd blocklist", "blocklistop": "add", "addr": address})
 	if err != nil {
 		return err

@@ -127,6 +127,8 @@ func TestDiskGone(t *testing.T) {
 	}))
 	refused(t, err, fault.Transient)
 	must(t, back())
+	_, err = p.Write(t.Context(), r, blocks(64, nil))
+	refused(t, err, fault.Transient) // the client that has the image locked is given up
 	v := write(t, p, r, nil)
 	holds(t, c, v, 64)
 

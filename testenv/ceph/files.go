@@ -89,6 +89,7 @@ func (c *Cluster) text() string {
 		"osd_objectstore": "bluestore", "bluestore_block_size": strconv.FormatInt(c.config.Size, 10),
 		"bluestore_cache_autotune": "false", "bluestore_cache_size": "134217728", "osd_class_update_on_start": "false",
 		"osd_mclock_override_recovery_settings": "false", "osd_op_queue": "wpq",
+		"osd_client_watch_timeout": "6", // after so many seconds a dead client uses an image no more; usual are 30
 	}
 	maps.Copy(options, c.config.Options)
 	var text strings.Builder
