@@ -85,6 +85,7 @@ generate: bin/protoc-gen-go bin/protoc-gen-go-grpc ## code from providers/proto,
 	PATH=$(CURDIR)/bin:$$PATH protoc -I providers/proto --go_out=providers/proto --go_opt=paths=source_relative \
 		--go-grpc_out=providers/proto --go-grpc_opt=paths=source_relative providers/proto/provider.proto
 	$(GO) test ./plans ./cmd/muster -update
+	$(GO) test ./providers/aws -run '^TestPolicy$$' -update
 
 clean: ## remove what was built, and every lab
 	-bin/lab down --all
