@@ -20,7 +20,7 @@ const (
 	exitTransient   = 8
 	exitUnsupported = 9
 	exitNoSpace     = 10
-	exitIncomplete  = 20  // the run ended, but not everything came back; a provider fails its suite
+	exitIncomplete  = 20  // the run ended, but not everything came back; a provider fails its suite; objects could not be read
 	exitInterrupted = 130 // stopped cleanly; `muster runs resume` goes on
 )
 
@@ -32,7 +32,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errIncomplete), errors.Is(err, errNotConforming):
+	case errors.Is(err, errIncomplete), errors.Is(err, errNotConforming), errors.Is(err, errUnread):
 		return exitIncomplete
 	case errors.As(err, &interrupted):
 		return exitInterrupted

@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -156,6 +158,7 @@ func TestAPI(t *testing.T) {
 	client := a.crds(t)
 	t.Run("without-controller", func(t *testing.T) { a.withoutController(t, client) })
 	t.Run("status-error", func(t *testing.T) { a.statusError(t, client) })
+	t.Run("record-kept", func(t *testing.T) { a.recordKept(t, client) })
 }
 
 func (a *api) volumes(t *testing.T, pv *corev1.PersistentVolume) {
@@ -367,6 +370,64 @@ func (a *api) statusError(t *testing.T, client snapshots.Interface) {
 		must(t, <-refused)
 	}
 	a.nothingLeft(t, client)
+}
+
+// recordKept plays the snapshotter's sidecar, which writes a content's annotations as it has last seen them.
+func (a *api) recordKept(t *testing.T, client snapshots.Interface) {
+	p, token := a.open(t, map[string]any{"snapshotTimeout": "30s"}), digest("record-kept")
+	played := make(chan error, 1)
+	go func() { played <- playSidecar(t.Context(), client, nameOf(kindSnapshot, token, "0")) }()
+	set, err := p.Snapshot(t.Context(), providers.SnapshotRequest{Token: token, Volumes: []providers.Handle{a.blocksVolume(t, p).Handle}, Tags: map[string]string{"team": "shop"}})
+	must(t, errors.Join(err, <-played))
+	found, err := p.SnapshotOf(t.Context(), set.Snapshots[0].Handle)
+	if must(t, err); found.Tags["team"] != "shop" {
+		t.Errorf("the snapshot has the tags %v", found.Tags)
+	}
+	must(t, client.SnapshotV1().VolumeSnapshots("shop").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	must(t, client.SnapshotV1().VolumeSnapshotContents().DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+}
+
+// playSidecar binds a VolumeSnapshot and takes its snapshot; twice it takes others' annotations away.
+func playSidecar(ctx context.Context, client snapshots.Interface, name string) error {
+	all, contents := client.SnapshotV1().VolumeSnapshots("shop"), client.SnapshotV1().VolumeSnapshotContents()
+	w := wait{op: "test", subject: name, within: Duration(time.Minute)}
+	asked, err := await(ctx, w, all, name, func(*snapshotv1.VolumeSnapshot) (bool, error) { return true, nil })
+	if err != nil {
+		return err
+	}
+	handle := "handle-blocks"
+	taken := mergePatch(map[string]any{"status": map[string]any{"snapshotHandle": handle, "creationTime": time.Now().UnixNano(), "readyToUse": true}})
+	content, err := contents.Create(ctx, &snapshotv1.VolumeSnapshotContent{
+		ObjectMeta: metav1.ObjectMeta{Name: "content-" + name, Annotations: map[string]string{annotationBeingCreated: "yes"}},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{
+			Driver: "disk.example", DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, Source: snapshotv1.VolumeSnapshotContentSource{VolumeHandle: &handle},
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: "shop", Name: name, UID: asked.UID},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	bound := mergePatch(map[string]any{"status": map[string]any{"boundVolumeSnapshotContentName": content.Name}})
+	if _, err := all.Patch(ctx, name, types.MergePatchType, bound, metav1.PatchOptions{}, "status"); err != nil {
+		return err
+	}
+	kept := func(c *snapshotv1.VolumeSnapshotContent) (bool, error) {
+		_, ok := recordOf(c)
+		return ok, nil
+	}
+	for _, value := range []string{`{"` + annotationBeingCreated + `":"yes"}`, `{}`} {
+		if _, err := await(ctx, w, contents, content.Name, kept); err != nil {
+			return err
+		}
+		patch := `[{"op":"replace","path":"/metadata/annotations","value":` + value + `}]`
+		if content, err = contents.Patch(ctx, content.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			return err
+		}
+		if _, err := contents.Patch(ctx, content.Name, types.MergePatchType, taken, metav1.PatchOptions{}, "status"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *api) nothingLeft(t *testing.T, client snapshots.Interface) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -71,7 +72,7 @@ func (p *Provider) ListSnapshots(ctx context.Context, query providers.Query, eac
 	err := eachPage(ctx, list, func(page *snapshotv1.VolumeSnapshotContentList) error {
 		for i := range page.Items {
 			content := &page.Items[i]
-			if isDeleted(content) || handleOf(content) == "" || !p.serves(content.Spec.Driver) {
+			if isDeleted(content) || handleOf(content) == "" || !p.serves(content.Spec.Driver) || p.beingMade(content) {
 				continue
 			}
 			snapshot, err := p.describeSnapshot(op, content)
@@ -94,6 +95,12 @@ func (p *Provider) ListSnapshots(ctx context.Context, query providers.Query, eac
 		}
 	}
 	return nil
+}
+
+// beingMade tells whether a content has no record yet, and a call that would write it can still be at work.
+func (p *Provider) beingMade(content *snapshotv1.VolumeSnapshotContent) bool {
+	_, kept := recordOf(content)
+	return !kept && p.config.Now().Sub(content.CreationTimestamp.Time) < time.Duration(p.settings.SnapshotTimeout)
 }
 
 // DeleteSnapshot implements providers.Snapshots. A snapshot of a group is marked; the storage deletes the

@@ -242,18 +242,31 @@ func (p *Provider) awaitSnapshot(ctx context.Context, op string, m member) (*sna
 	return p.awaitContent(ctx, w, *named.Status.BoundVolumeSnapshotContentName, m.record, &problem)
 }
 
-// awaitContent keeps a content and waits until it has the snapshot's handle and instant.
+// annotationBeingCreated is the sidecar's, for as long as a driver works on a content. To take it away, the sidecar
+// writes all annotations as it has last seen them, and so undoes what others have added meanwhile
+// (external-snapshotter, removeAnnVolumeSnapshotBeingCreated).
+const annotationBeingCreated = "snapshot.storage.kubernetes.io/volumesnapshot-being-created"
+
+// awaitContent keeps a content and waits until it has the snapshot's handle and instant, and our record for good.
 func (p *Provider) awaitContent(ctx context.Context, w wait, name string, r record, problem *string) (*snapshotv1.VolumeSnapshotContent, error) {
 	all := p.snapshots.SnapshotV1().VolumeSnapshotContents()
 	patch := mergePatch(map[string]any{
 		"metadata": map[string]any{"labels": labelsOf(kindSnapshot, r.Token), "annotations": map[string]string{annotationRecord: r.encode()}},
 		"spec":     map[string]any{"deletionPolicy": snapshotv1.VolumeSnapshotContentRetain},
 	})
-	if _, err := all.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		return nil, wrap(w.op, name, err)
+	keep := func() error {
+		_, err := all.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		return wrap(w.op, name, err)
+	}
+	if err := keep(); err != nil {
+		return nil, err
 	}
 	return await(ctx, w, all, name, func(c *snapshotv1.VolumeSnapshotContent) (bool, error) {
-		if handleOf(c) != "" && c.Status.CreationTime != nil {
+		_, working := c.Annotations[annotationBeingCreated]
+		switch _, kept := recordOf(c); {
+		case !kept:
+			return false, keep()
+		case handleOf(c) != "" && c.Status.CreationTime != nil && !working:
 			return true, nil
 		}
 		*problem = contentError(c)

@@ -1,11 +1,13 @@
 package gluster_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,11 +97,15 @@ func agreesWithGlusterfind(t *testing.T, c *lab.Cluster, v providers.Volume, sin
 	}
 	script := "glusterfind query " + v.ID + " /root/changed --since-time " + second(since, "from") + " --end-time " + second(until, "until") +
 		" --disable-partial >/dev/null && cat /root/changed"
-	out, err := c.Exec(t.Context(), c.Peers[0].Name, script)
-	must(t, err)
-	if !strings.Contains(out, "NEW fresh/folder/file") { // it leaves out others, of changelogs that ended before
-		t.Errorf("glusterfind says %q", out)
-	}
+	var out string
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, lab.Await(ctx, func() (whole bool) { // it leaves out others, of changelogs that ended before, and at first these
+		var err error
+		out, err = c.Exec(ctx, c.Peers[0].Name, script)
+		must(t, err)
+		return strings.Contains(out, "NEW fresh/folder/file")
+	}))
 	for line := range strings.Lines(out) {
 		kind, path, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if kind != "NEW" && kind != "DELETE" {

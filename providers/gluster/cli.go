@@ -188,6 +188,7 @@ var refusals = [...]struct {
 	{"transport endpoint is not connected", fault.Transient, "gluster peer status"},
 	{"not in 'peer in cluster' state", fault.Transient, "gluster peer status"},
 	{"is not connected", fault.Transient, "gluster peer status"},
+	{"some of the peers are down", fault.Transient, "gluster peer status"},
 	{"one or more nodes do not support", fault.Unsupported, "all peers need one version: gluster volume get all cluster.op-version"},
 	{"commit failed on", fault.Transient, "gluster peer status"},
 	{"staging failed on", fault.Transient, "gluster peer status"},

@@ -130,7 +130,7 @@ func deleteVolume(p providers.Provider, v providers.Volume) (err error) {
 	defer cancel()
 	waited := lab.Await(ctx, func() bool {
 		err = p.DeleteVolume(ctx, v.Handle)
-		return !fault.Is(err, fault.Busy)
+		return !fault.Is(err, fault.Busy) && !fault.Is(err, fault.Transient)
 	})
 	return errors.Join(waited, err)
 }

@@ -29,6 +29,8 @@ type Config struct {
 	// Controllers starts a kube-controller-manager too: garbage collection, namespaces' deletion,
 	// default service accounts, Deployments and the rest.
 	Controllers bool
+	// Encryption is an EncryptionConfiguration for encryption at rest; empty: objects are stored in the clear.
+	Encryption []byte
 }
 
 // Server is a running API server. It ends with Stop, and with the process that started it.
@@ -84,7 +86,15 @@ func (s *Server) start(ctx context.Context, bin string, config Config) error {
 	if err := s.run(filepath.Join(bin, "etcd"), etcdArguments(s.dir, s.Etcd, ports[1])...); err != nil {
 		return err
 	}
-	if err := s.run(filepath.Join(bin, "kube-apiserver"), serverArguments(s.dir, s.Etcd, ports[2])...); err != nil {
+	arguments := serverArguments(s.dir, s.Etcd, ports[2])
+	if len(config.Encryption) > 0 {
+		path := filepath.Join(s.dir, "encryption.yaml")
+		if err := os.WriteFile(path, config.Encryption, 0o600); err != nil {
+			return err
+		}
+		arguments = append(arguments, "--encryption-provider-config", path)
+	}
+	if err := s.run(filepath.Join(bin, "kube-apiserver"), arguments...); err != nil {
 		return err
 	}
 	if err := s.ready(ctx, identity); err != nil || !config.Controllers {

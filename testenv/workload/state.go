@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 
@@ -66,6 +67,26 @@ func List(ctx context.Context, config *rest.Config, resourceVersion string) (Sta
 		}
 	}
 	return state, nil
+}
+
+// Read reads objects as JSON, one after the other.
+func Read(r io.Reader) (State, error) {
+	state, decoder := State{}, json.NewDecoder(r)
+	for {
+		var content map[string]any
+		if err := decoder.Decode(&content); err == io.EOF {
+			return state, nil
+		} else if err != nil {
+			return nil, err
+		}
+		object := &unstructured.Unstructured{Object: content}
+		if _, ignored := ignoredKinds[object.GetKind()]; ignored {
+			continue
+		}
+		if err := state.add(object.GroupVersionKind().Group, object); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func listable(config *rest.Config) ([]schema.GroupVersionResource, error) {

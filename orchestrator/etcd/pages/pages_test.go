@@ -2,11 +2,14 @@ package pages
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -98,6 +101,21 @@ func TestReadAgreesWithBbolt(t *testing.T) {
 		}
 		if got.Revision != max(newest, compacted) || got.Compacted != compacted {
 			t.Fatalf("revision %d, compacted %d; want %d, %d", got.Revision, got.Compacted, max(newest, compacted), compacted)
+		}
+		var records [][]byte
+		err = Records(context.Background(), bytes.NewReader(raw), int64(len(raw)), func(r Record) error {
+			if !bytes.Equal(raw[r.Offset:r.Offset+int64(len(r.Value))], r.Value) {
+				t.Fatalf("the value of revision %d does not stand at offset %d", r.Revision, r.Offset)
+			}
+			records = append(records, revisionKey(r.Revision, r.Sub, r.Deleted))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.SortedFunc(maps.Values(live), bytes.Compare)
+		if !slices.EqualFunc(records, want, bytes.Equal) {
+			t.Fatalf("%d records, want %d", len(records), len(want))
 		}
 		if len(got.Members) != 3 || got.Members[0] != "a" || got.ClusterVersion != "3.6.0" {
 			t.Fatalf("members %q, version %q", got.Members, got.ClusterVersion)
@@ -237,6 +255,10 @@ func FuzzRead(f *testing.F) {
 		}
 		if err == nil && (got.Revision < 1 || got.Compacted > got.Revision) {
 			t.Fatalf("impossible contents %+v", got)
+		}
+		err = Records(context.Background(), bytes.NewReader(raw), int64(len(raw)), func(Record) error { return nil })
+		if err != nil && !fault.Is(err, fault.Corrupt) {
+			t.Fatalf("an error of kind %v: %v", fault.KindOf(err), err)
 		}
 	})
 }

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/musterdr/muster/orchestrator/etcd/registry"
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
+)
+
+// errUnread is returned when some of what was asked for could not be read.
+var errUnread = errors.New("not every object could be read: the lines above say which and why")
+
+// extraction is what `muster extract` is asked for.
+type extraction struct {
+	snapshot, encryptionConfig string
+	namespace, kind, name      string
+	query                      registry.Query
+}
+
+func (a *app) extractCommand() *cobra.Command {
+	e, f := &extraction{}, &repositoryFlags{}
+	command := &cobra.Command{
+		Use:   "extract",
+		Short: "Read objects out of an etcd snapshot, without starting anything",
+		Long: `Extract prints objects as they are in an etcd snapshot: a file that etcdctl, etcdutl or anybody's
+backup has made, or the one of a recovery point. Objects are printed as YAML, or as JSON, one a line.`,
+		Example: `  muster extract --snapshot backup.db --namespace shop --kind Secret
+  muster extract --snapshot latest --namespace shop --kind ConfigMap --name prices --history
+  muster extract --snapshot backup.db --revision 41823 -o json`,
+		Args: exactly(0),
+		RunE: func(command *cobra.Command, _ []string) error {
+			return a.withSnapshot(command.Context(), f, e.snapshot, func(snapshot *os.File) error {
+				return a.extract(command.Context(), snapshot, e)
+			})
+		},
+	}
+	f.register(command)
+	flags := command.Flags()
+	flags.StringVar(&e.snapshot, "snapshot", "", "a file, or a recovery point of the repository: its ID, or latest")
+	flags.StringVarP(&e.namespace, "namespace", "n", "", "only objects of this namespace")
+	flags.StringVar(&e.kind, "kind", "", "only objects of this kind: Secret, or Deployment.apps where several groups have it")
+	flags.StringVar(&e.name, "name", "", "only objects of this name")
+	flags.Int64Var(&e.query.Revision, "revision", 0, "as of this revision of etcd (default: the newest in the snapshot)")
+	flags.BoolVar(&e.query.History, "history", false, "every change that the snapshot holds, and not the last alone")
+	flags.StringVar(&e.encryptionConfig, "encryption-config", "", "the EncryptionConfiguration of kube-apiserver, where objects are encrypted at rest")
+	required(command, "snapshot")
+	return command
+}
+
+// withSnapshot opens a file, or copies the snapshot of a recovery point into one that ends with work.
+func (a *app) withSnapshot(ctx context.Context, f *repositoryFlags, name string, work func(*os.File) error) error {
+	file, err := os.Open(name)
+	if err == nil {
+		defer file.Close()
+		return work(file)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fault.New("open snapshot", fault.Invalid, name, err)
+	}
+	if strings.ContainsAny(name, "/.") && f.name == "" {
+		return fault.Newf("open snapshot", fault.NotFound, name, "there is no such file")
+	}
+	return a.withRepository(ctx, f, func(opened *repository.Repository, _ *plans.Repository) error {
+		return withPointsSnapshot(ctx, opened, name, work)
+	})
+}
+
+func withPointsSnapshot(ctx context.Context, opened *repository.Repository, id string, work func(*os.File) error) error {
+	point, err := opened.Point(ctx, id)
+	if err != nil {
+		return err
+	}
+	manifest, err := opened.Manifest(ctx, point)
+	if err != nil {
+		return err
+	}
+	if manifest.Etcd == nil {
+		return fault.Newf("open snapshot", fault.NotFound, point.ID, "the recovery point holds no etcd snapshot")
+	}
+	from, err := opened.OpenPath(ctx, point, manifest.Etcd.Snapshot.Path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	file, err := os.CreateTemp("", "muster-extract-") // readable by its owner alone
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	if _, err := io.Copy(file, from); err != nil {
+		return err
+	}
+	return work(file)
+}
+
+func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) error {
+	keys, err := e.keys()
+	if err != nil {
+		return err
+	}
+	info, err := snapshot.Stat()
+	if err != nil {
+		return err
+	}
+	e.query.Wanted = e.wantsKey
+	printed, unread, last := 0, 0, ""
+	err = registry.Read(ctx, snapshot, info.Size(), e.query, func(entry registry.Entry) error {
+		if entry.Deleted && e.kind != "" && entry.Key != last {
+			return nil // of what kind it was nobody can say
+		}
+		object, err := e.object(ctx, entry, keys)
+		if err != nil && e.mayBe(entry.Key) {
+			unread++
+			fmt.Fprintf(a.diagnostics, "muster: %v\n", err)
+		}
+		if err != nil || object == nil {
+			return nil
+		}
+		printed, last = printed+1, entry.Key
+		return a.printExtracted(entry, object)
+	})
+	if err == nil && unread > 0 {
+		err = errUnread
+	}
+	if err == nil && printed == 0 {
+		err = fault.Newf("extract", fault.NotFound, snapshot.Name(), "it holds no such object")
+	}
+	return err
+}
+
+func (e *extraction) keys() (*registry.Keys, error) {
+	if e.encryptionConfig == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(e.encryptionConfig)
+	if err != nil {
+		return nil, fault.New("read encryption configuration", fault.Invalid, e.encryptionConfig, err)
+	}
+	return registry.ReadKeys(raw)
+}
+
+// wantsKey passes over keys that cannot be of a wanted object: a key ends with the object's name, and its
+// namespace stands before that.
+func (e *extraction) wantsKey(key string) bool {
+	parts := strings.Split(key, "/")
+	if parts[0] != "" || len(parts) < 4 { // etcd's clients may have keys of their own
+		return false
+	}
+	return (e.name == "" || parts[len(parts)-1] == e.name) && (e.namespace == "" || parts[len(parts)-2] == e.namespace)
+}
+
+// mayBe guesses by its key whether an object that cannot be read is of the wanted kind: /registry/secrets/…
+func (e *extraction) mayBe(key string) bool {
+	kind, _, _ := strings.Cut(e.kind, ".")
+	return strings.Contains(strings.ToLower(key), strings.ToLower(kind))
+}
+
+// object is nil when it is not wanted, and empty for a deletion.
+func (e *extraction) object(ctx context.Context, entry registry.Entry, keys *registry.Keys) (*unstructured.Unstructured, error) {
+	if entry.Deleted {
+		return &unstructured.Unstructured{}, nil
+	}
+	object, err := registry.Object(ctx, entry, keys)
+	if err != nil {
+		return nil, err
+	}
+	kind, group, _ := strings.Cut(e.kind, ".")
+	of := object.GroupVersionKind()
+	if e.kind != "" && !strings.EqualFold(of.Kind, kind) || group != "" && of.Group != group || e.namespace != "" && object.GetNamespace() != e.namespace {
+		return nil, nil
+	}
+	return object, nil
+}
+
+// printExtracted prints an object; a deletion as a comment, or as JSON's null.
+func (a *app) printExtracted(entry registry.Entry, object *unstructured.Unstructured) error {
+	if a.output == "json" {
+		if entry.Deleted {
+			return json.NewEncoder(a.out).Encode(map[string]any{"deleted": entry.Key, "revision": entry.Revision})
+		}
+		return json.NewEncoder(a.out).Encode(object.Object)
+	}
+	if entry.Deleted {
+		_, err := fmt.Fprintf(a.out, "---\n# revision %d: %s was deleted\n", entry.Revision, entry.Key)
+		return err
+	}
+	text, err := yaml.Marshal(object.Object)
+	if err != nil {
+		return fault.New("print object", fault.Internal, entry.Key, err)
+	}
+	_, err = fmt.Fprintf(a.out, "---\n# revision %d: %s\n%s", entry.Revision, entry.Key, text)
+	return err
+}

@@ -1,0 +1,104 @@
+package pages
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+)
+
+// Record is what one revision left of one key. Deleted records hold the key alone.
+type Record struct {
+	Revision, Sub int64 // several keys can change in one revision: Sub counts them
+	Deleted       bool
+	Value         []byte // mvccpb.KeyValue; valid until the callback returns
+	Offset        int64  // of Value in the file
+}
+
+// maxNode bounds what is read at once: a page, with the pages that its largest value runs over. etcd's limit
+// for a request is 1.5 MiB unless a flag raises it.
+const maxNode = 64 << 20
+
+// Records calls fn with all records of a snapshot in the order of their revisions: every revision of every
+// key that was not compacted away. size is the file's in bytes. Damaged content is Corrupt; errors of r keep
+// their kind, those of fn are returned as they are.
+func Records(ctx context.Context, r io.ReaderAt, size int64, fn func(Record) error) error {
+	db, err := openDatabase(r, size)
+	if err != nil {
+		return err
+	}
+	root, found, err := db.bucket("key")
+	if err != nil {
+		return err
+	}
+	if !found {
+		return corrupt("it has no bucket of keys: it is not etcd's database")
+	}
+	s := &scan{db: db, seen: map[int64]bool{}, fn: fn}
+	return s.node(ctx, root, maxDepth)
+}
+
+// scan reads a whole bucket, a page at a time.
+type scan struct {
+	db   *database
+	seen map[int64]bool // offsets of pages: none stands in two places
+	fn   func(Record) error
+}
+
+func (s *scan) node(ctx context.Context, n node, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if depth == 0 || s.seen[n.at] {
+		return corrupt("its pages form a loop")
+	}
+	s.seen[n.at] = true
+	if n.flags == branchPage {
+		for i := range n.count {
+			child, err := s.db.child(n, i)
+			if err != nil {
+				return err
+			}
+			if err := s.node(ctx, child, depth-1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if n.end-n.at > maxNode {
+		return corrupt("the page at offset %d has %d bytes", n.at, n.end-n.at)
+	}
+	raw, err := s.db.read(n.at, n.end-n.at, s.db.size)
+	if err != nil {
+		return err
+	}
+	for i := range n.count {
+		if err := s.element(raw, n, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// element reads element i of a leaf: see database.leaf.
+func (s *scan) element(raw []byte, n node, i int) error {
+	at := pageHeaderSize + i*elementSize
+	if at+elementSize > len(raw) {
+		return corrupt("element %d of the page at offset %d is out of bounds", i, n.at)
+	}
+	u32 := binary.LittleEndian.Uint32
+	from := int64(at) + int64(u32(raw[at+4:]))
+	middle := from + int64(u32(raw[at+8:]))
+	end := middle + int64(u32(raw[at+12:]))
+	if end > int64(len(raw)) {
+		return corrupt("element %d of the page at offset %d runs over its end", i, n.at)
+	}
+	key := raw[from:middle]
+	revision, ok := parseRevision(key)
+	if !ok {
+		return corrupt("the key %x at offset %d is no revision", key[:min(len(key), 32)], n.at+from)
+	}
+	return s.fn(Record{
+		Revision: revision, Sub: int64(binary.BigEndian.Uint64(key[9:])), Deleted: len(key) == 18 && key[17] == 't',
+		Value: raw[middle:end], Offset: n.at + middle,
+	})
+}

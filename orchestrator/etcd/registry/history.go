@@ -1,0 +1,126 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"maps"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/musterdr/muster/orchestrator/etcd/pages"
+	"github.com/musterdr/muster/providers/fault"
+)
+
+// Entry is one key of etcd as one revision left it.
+type Entry struct {
+	Key      string
+	Revision int64 // of this change: the object's resourceVersion
+	Created  int64 // of the change that made the key
+	Deleted  bool
+	Value    []byte // as it is stored; nil when deleted
+}
+
+// Query chooses entries.
+type Query struct {
+	// Revision is the moment that is asked for; 0 is the newest.
+	Revision int64
+	// Wanted chooses keys; nil takes all.
+	Wanted func(key string) bool
+	// History asks for every change of a key up to Revision, deletions among them, and not for the last alone.
+	History bool
+}
+
+// Read calls fn with the entries of a snapshot that a query chooses, in the order of their keys, and of one
+// key in the order of revisions. size is the file's in bytes. Keys are held in memory, values are not: each is read
+// again in its turn.
+//
+// Errors: NotFound when the revision is compacted away or still to come; Corrupt for damage; those of fn as
+// they are.
+func Read(ctx context.Context, r io.ReaderAt, size int64, q Query, fn func(Entry) error) error {
+	contents, err := pages.Read(r, size)
+	if err != nil {
+		return err
+	}
+	if q.Revision == 0 {
+		q.Revision = contents.Revision
+	}
+	if q.Revision > contents.Revision || q.Revision < contents.Compacted {
+		return fault.Newf("read etcd snapshot", fault.NotFound, "", "it has no revision %d: its oldest is %d, its newest %d", q.Revision, max(contents.Compacted, 1), contents.Revision)
+	}
+	found, err := index(ctx, r, size, q)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		for _, at := range found[key] {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			entry, err := at.read(r)
+			if err != nil {
+				return err
+			}
+			if err := fn(entry); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// record is where one lies in the file.
+type record struct {
+	offset, size int64
+	revision     int64
+	deleted      bool
+}
+
+// index finds the records that a query chooses, by key.
+func index(ctx context.Context, r io.ReaderAt, size int64, q Query) (map[string][]record, error) {
+	out := map[string][]record{}
+	err := pages.Records(ctx, r, size, func(found pages.Record) error {
+		if found.Revision > q.Revision {
+			return nil
+		}
+		kv, err := parse(found.Revision, found.Value)
+		if err != nil {
+			return err
+		}
+		key := string(kv.Key)
+		if q.Wanted != nil && !q.Wanted(key) {
+			return nil
+		}
+		at := record{found.Offset, int64(len(found.Value)), found.Revision, found.Deleted}
+		switch {
+		case q.History:
+			out[key] = append(out[key], at)
+		case found.Deleted:
+			delete(out, key)
+		default:
+			out[key] = []record{at}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (at record) read(r io.ReaderAt) (Entry, error) {
+	raw := make([]byte, at.size)
+	if n, err := r.ReadAt(raw, at.offset); int64(n) < at.size {
+		return Entry{}, fault.New("read etcd snapshot", fault.KindOf(err), "", err)
+	}
+	kv, err := parse(at.revision, raw)
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Key: string(kv.Key), Revision: at.revision, Created: kv.CreateRevision, Deleted: at.deleted, Value: kv.Value}, nil
+}
+
+func parse(revision int64, raw []byte) (*mvccpb.KeyValue, error) {
+	kv := &mvccpb.KeyValue{}
+	if err := kv.Unmarshal(raw); err != nil {
+		return nil, fault.Newf("read etcd snapshot", fault.Corrupt, "", "the record of revision %d: %w", revision, err)
+	}
+	return kv, nil
+}

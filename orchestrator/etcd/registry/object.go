@@ -1,0 +1,112 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
+	current "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/musterdr/muster/providers/fault"
+)
+
+// protobufMark is what a value begins with that is protobuf: a runtime.Unknown follows.
+var protobufMark = []byte("k8s\x00")
+
+func isObject(stored []byte) bool {
+	return bytes.HasPrefix(stored, protobufMark) || bytes.HasPrefix(bytes.TrimLeft(stored, " \t\r\n"), []byte("{"))
+}
+
+// types are the kinds whose protobuf is known.
+var types = func() *runtime.Scheme {
+	known := runtime.NewScheme()
+	utilruntime.Must(scheme.AddToScheme(known))
+	return known
+}()
+
+var codecs = serializer.NewCodecFactory(types)
+
+// conversions converts CustomResourceDefinitions, which the API server stores in a version that it no longer serves.
+var conversions = func() *runtime.Scheme {
+	known := runtime.NewScheme()
+	install.Install(known)
+	return known
+}()
+
+// Object is the entry's object in the version in which it is stored, with the resourceVersion that the API
+// server gives it. keys may be nil.
+//
+// Errors: Denied for what is encrypted and cannot be opened, Unsupported for a value that is no object and for
+// protobuf of a kind that is not known here, Corrupt for damage.
+func Object(ctx context.Context, e Entry, keys *Keys) (*unstructured.Unstructured, error) {
+	raw, err := keys.open(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	if !isObject(raw) {
+		return nil, fault.Newf("read object", fault.Unsupported, e.Key, "its value is no object of Kubernetes")
+	}
+	object, err := decode(e.Key, raw)
+	if err != nil {
+		return nil, err
+	}
+	object.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	return object, nil
+}
+
+func decode(key string, raw []byte) (*unstructured.Unstructured, error) {
+	if !bytes.HasPrefix(raw, protobufMark) {
+		object := &unstructured.Unstructured{}
+		if err := object.UnmarshalJSON(raw); err != nil {
+			return nil, fault.New("read object", fault.Corrupt, key, err)
+		}
+		if object.GroupVersionKind() == extensions.SchemeGroupVersion.WithKind("CustomResourceDefinition") {
+			return definition(key, raw)
+		}
+		return object, nil
+	}
+	typed, kind, err := codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	if runtime.IsNotRegisteredError(err) {
+		return nil, fault.Newf("read object", fault.Unsupported, key, "it is protobuf of a kind that is not known here: %w", err)
+	}
+	if err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	return untyped(key, typed, *kind)
+}
+
+// definition converts one to the version that is served.
+func definition(key string, raw []byte) (*unstructured.Unstructured, error) {
+	stored, _, err := serializer.NewCodecFactory(conversions).UniversalDeserializer().Decode(raw, nil, nil)
+	if err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	internal, err := conversions.ConvertToVersion(stored, apiextensions.SchemeGroupVersion)
+	if err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	served, err := conversions.ConvertToVersion(internal, current.SchemeGroupVersion)
+	if err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	return untyped(key, served, current.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
+}
+
+func untyped(key string, typed runtime.Object, kind schema.GroupVersionKind) (*unstructured.Unstructured, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(typed)
+	if err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	object := &unstructured.Unstructured{Object: content}
+	object.SetGroupVersionKind(kind)
+	return object, nil
+}
