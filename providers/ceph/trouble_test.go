@@ -127,9 +127,11 @@ func TestDiskGone(t *testing.T) {
 	}))
 	refused(t, err, fault.Transient)
 	must(t, back())
-	_, err = p.Write(t.Context(), r, blocks(64, nil))
-	refused(t, err, fault.Transient) // the client that has the image locked is given up
-	v := write(t, p, r, nil)
+	var v providers.Volume
+	again(t, func() (err error) { // at first the client that has the image locked is given up
+		v, err = p.Write(t.Context(), r, blocks(64, nil))
+		return err
+	})
 	holds(t, c, v, 64)
 
 	n := snapshot(t, p, v)
@@ -141,10 +143,21 @@ func TestDiskGone(t *testing.T) {
 	})
 	refused(t, err, fault.Transient)
 	must(t, back())
-	must(t, p.Read(t.Context(), all(n), func(providers.Block) error { return nil }))
+	again(t, func() error { return p.Read(t.Context(), all(n), func(providers.Block) error { return nil }) })
 	must(t, p.DeleteSnapshot(t.Context(), n.Handle))
 	must(t, p.DeleteVolume(t.Context(), v.Handle))
 	empty(t, c, p, testceph.Pool)
+}
+
+// again repeats what is transient, as a step does: an OSD that was started anew is slow for some seconds.
+func again(t *testing.T, call func() error) {
+	t.Helper()
+	var err error
+	waited := await(t.Context(), func() (bool, error) {
+		err = call()
+		return !fault.Is(err, fault.Transient), nil
+	})
+	must(t, errors.Join(waited, err))
 }
 
 // halting makes a daemon stand still, and go on: at the test's end at the latest.
@@ -329,7 +342,7 @@ func empty(t *testing.T, c *testceph.Cluster, p providers.Provider, pools ...str
 
 // await asks until the answer is yes; an error counts as no.
 func await(ctx context.Context, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	pause := time.NewTicker(100 * time.Millisecond)
 	defer pause.Stop()
