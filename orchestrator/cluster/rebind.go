@@ -31,7 +31,7 @@ const (
 func (c *Client) Rebind(ctx context.Context, want *corev1.PersistentVolume) (Rebound, error) {
 	claim, err := c.typed.CoreV1().PersistentVolumeClaims(want.Spec.ClaimRef.Namespace).Get(ctx, want.Spec.ClaimRef.Name, metav1.GetOptions{})
 	if err != nil {
-		return "", classify("find claim", claimName(want), err)
+		return "", classify("find claim", want.Spec.ClaimRef.Namespace+"/"+want.Spec.ClaimRef.Name, err)
 	}
 	if claim.Spec.VolumeName != "" && claim.Spec.VolumeName != want.Name {
 		return "", fault.Newf("bind volume", fault.Busy, want.Name, "claim %s/%s has another volume, %s", claim.Namespace, claim.Name, claim.Spec.VolumeName)
@@ -72,10 +72,6 @@ func sameVolume(found, want *corev1.PersistentVolume) bool {
 		found.Spec.ClaimRef != nil && found.Spec.ClaimRef.UID == want.Spec.ClaimRef.UID
 }
 
-func claimName(pv *corev1.PersistentVolume) string {
-	return pv.Spec.ClaimRef.Namespace + "/" + pv.Spec.ClaimRef.Name
-}
-
 // dropVolume deletes the object alone. It is told to retain its backend's volume first, and its finalizers
 // go, since those who hold them would wait for a volume that is not there.
 func (c *Client) dropVolume(ctx context.Context, pv *corev1.PersistentVolume) error {
@@ -95,39 +91,40 @@ func (c *Client) dropVolume(ctx context.Context, pv *corev1.PersistentVolume) er
 	if err != nil && !apierrors.IsNotFound(err) {
 		return classify("delete volume object", pv.Name, err)
 	}
-	return awaitGone(ctx, "delete volume object", pv.Name, func() (bool, error) {
-		found, err := volumes.Get(ctx, pv.Name, metav1.GetOptions{})
-		if err != nil || found.UID != pv.UID {
-			return err == nil, err
-		}
-		found.Finalizers = nil
-		_, err = volumes.Update(ctx, found, metav1.UpdateOptions{})
-		return false, err
-	})
+	return awaitGone(ctx, "delete volume object", volumes, pv)
 }
 
 // goneWithin bounds the wait for an object without finalizers to go: a controller may put them back.
 const goneWithin = 30 * time.Second
 
-// awaitGone waits until an object that was deleted is gone; unfinalise takes its finalizers away, and may
-// find that another object has its name.
-func awaitGone(ctx context.Context, op, subject string, unfinalise func() (gone bool, _ error)) error {
+// objects are a kind's, in one namespace or the cluster: what client-go's typed clients have in common.
+type objects[T metav1.Object] interface {
+	Get(ctx context.Context, name string, options metav1.GetOptions) (T, error)
+	Update(ctx context.Context, object T, options metav1.UpdateOptions) (T, error)
+}
+
+// awaitGone waits until an object that was deleted is gone, and takes away finalizers that it has.
+func awaitGone[T metav1.Object](ctx context.Context, op string, all objects[T], deleted T) error {
 	ctx, cancel := context.WithTimeout(ctx, goneWithin)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		gone, err := unfinalise()
-		if gone || apierrors.IsNotFound(err) {
+		found, err := all.Get(ctx, deleted.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && found.GetUID() != deleted.GetUID() {
 			return nil
 		}
-		if err != nil && !apierrors.IsConflict(err) {
-			return classify(op, subject, err)
+		if err == nil && len(found.GetFinalizers()) > 0 {
+			found.SetFinalizers(nil)
+			_, err = all.Update(ctx, found, metav1.UpdateOptions{})
+		}
+		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return classify(op, deleted.GetName(), err)
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fault.Newf(op, fault.Transient, subject, "it is still there after %s", goneWithin)
+			return fault.Newf(op, fault.Transient, deleted.GetName(), "it is still there after %s", goneWithin)
 		}
 	}
 }

@@ -59,13 +59,5 @@ func (c *Client) dropClaim(ctx context.Context, claim *corev1.PersistentVolumeCl
 	if err != nil {
 		return err
 	}
-	return awaitGone(ctx, "delete claim", claim.Namespace+"/"+claim.Name, func() (bool, error) {
-		found, err := claims.Get(ctx, claim.Name, metav1.GetOptions{})
-		if err != nil || found.UID != claim.UID {
-			return err == nil, err
-		}
-		found.Finalizers = nil
-		_, err = claims.Update(ctx, found, metav1.UpdateOptions{})
-		return false, err
-	})
+	return awaitGone(ctx, "delete claim", claims, claim)
 }
