@@ -13,6 +13,7 @@ import (
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/conformance"
 	"github.com/musterdr/muster/providers/conformance/conformancetest"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	"github.com/musterdr/muster/testenv/moto"
 )
 
@@ -104,9 +105,9 @@ func TestConformanceOverGRPC(t *testing.T) {
 // TestConformanceKilled kills the provider's process in the middle of its calls.
 func TestConformanceKilled(t *testing.T) {
 	front := needAWS(t)
-	processes := &programs{t: t}
-	config := suiteConfig(front, processes.start)
-	config.Kill = processes.kill
+	processes := &rpctest.Processes{Name: name}
+	config := suiteConfig(front, processes.Start)
+	config.Kill = processes.Kill
 	config.KillAfter = []time.Duration{5 * time.Millisecond, 30 * time.Millisecond}
 	config.Only = []string{"killed-"}
 	conformancetest.Run(t, config)

@@ -19,6 +19,8 @@ import (
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	"github.com/musterdr/muster/testenv/moto"
 )
 
@@ -39,8 +41,8 @@ var cloud struct {
 }
 
 func TestMain(m *testing.M) {
-	if done, code := serveForTest(); done {
-		os.Exit(code)
+	if rpctest.IsProvider() {
+		os.Exit(rpc.Serve(New(suiteSettings())))
 	}
 	code := m.Run()
 	if cloud.front != nil {

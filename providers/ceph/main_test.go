@@ -15,6 +15,7 @@ import (
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/ceph"
 	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	testceph "github.com/musterdr/muster/testenv/ceph"
 )
 
@@ -28,7 +29,7 @@ var backend struct {
 
 // TestMain is also the process that TestOverTheWire starts and kills.
 func TestMain(m *testing.M) {
-	if os.Getenv(asProvider) != "" {
+	if rpctest.IsProvider() {
 		os.Exit(rpc.Serve(unconfigured()))
 	}
 	code := m.Run()

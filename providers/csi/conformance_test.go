@@ -3,23 +3,17 @@ package csi
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-plugin"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/musterdr/muster/providers"
 	"github.com/musterdr/muster/providers/conformance"
 	"github.com/musterdr/muster/providers/conformance/conformancetest"
-	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	"github.com/musterdr/muster/testenv"
 )
 
@@ -127,74 +121,12 @@ func (c *cluster) claim(ctx context.Context, namespace, name string) (*corev1.Pe
 func TestConformanceOverTheWire(t *testing.T) {
 	t.Parallel()
 	c := needCluster(t)
-	processes := &processes{cluster: c}
+	processes := &rpctest.Processes{Name: Name, Settings: c.settings(nil)}
 	config := c.suite()
-	config.Open, config.Unconfigured, config.Kill = processes.open, nil, processes.kill
+	config.Open, config.Unconfigured, config.Kill = processes.Open, nil, processes.Kill
 	config.Only = []string{
 		"info", "health", "write-aborted", "write-cancelled", "read-parts", "read-cancelled", "extents-changed", "snapshot-group",
 		"killed-create", "killed-write", "killed-overwrite", "killed-snapshot", "killed-clone", "killed-read", "killed-delete",
 	}
 	conformancetest.Run(t, config)
-}
-
-// asProvider has the test's binary be the provider.
-const asProvider = "MUSTER_TEST_AS_PROVIDER"
-
-func serve() int { return rpc.Serve(New(Config{Now: time.Now, Log: rpc.Log()})) }
-
-// processes starts providers as processes of their own, and kills the newest.
-type processes struct {
-	cluster *cluster
-
-	mu     sync.Mutex
-	newest *process
-}
-
-type process struct {
-	*rpc.Client
-	command *exec.Cmd
-	plugin  *plugin.Client
-}
-
-func (p *process) Close() error {
-	_ = p.Client.Close() // it may be dead
-	p.plugin.Kill()
-	return nil
-}
-
-func (s *processes) open(ctx context.Context) (providers.Provider, error) {
-	command := exec.Command(os.Args[0])
-	command.Env = append(os.Environ(), asProvider+"=1")
-	client := plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig: rpc.Handshake(), VersionedPlugins: rpc.Plugins(Name, rpc.Protocols()), Cmd: command, AutoMTLS: true,
-		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC}, GRPCDialOptions: rpc.DialOptions(),
-		Logger: hclog.New(&hclog.LoggerOptions{Output: io.Discard}),
-	})
-	protocol, err := client.Client()
-	if err != nil {
-		client.Kill()
-		return nil, err
-	}
-	dispensed, err := rpc.Dispense(protocol)
-	if err != nil {
-		client.Kill()
-		return nil, err
-	}
-	p := &process{Client: dispensed, command: command, plugin: client}
-	s.mu.Lock()
-	s.newest = p
-	s.mu.Unlock()
-	if err := p.Configure(ctx, s.cluster.settings(nil)); err != nil {
-		client.Kill()
-		return nil, err
-	}
-	return p, nil
-}
-
-func (s *processes) kill() {
-	s.mu.Lock()
-	p := s.newest
-	s.mu.Unlock()
-	_ = p.command.Process.Kill()
-	p.plugin.Kill() // waits for its end
 }

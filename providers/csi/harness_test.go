@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	"github.com/musterdr/muster/testenv"
 )
 
@@ -49,8 +51,8 @@ var shared struct {
 const keep = "MUSTER_KEEP_LAB"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProvider) != "" {
-		os.Exit(serve())
+	if rpctest.IsProvider() {
+		os.Exit(rpc.Serve(New(Config{Now: time.Now, Log: rpc.Log()})))
 	}
 	code := m.Run()
 	if err := end(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/providers/gluster"
 	"github.com/musterdr/muster/providers/rpc"
+	"github.com/musterdr/muster/providers/rpc/rpctest"
 	"github.com/musterdr/muster/testenv"
 	lab "github.com/musterdr/muster/testenv/gluster"
 )
@@ -23,7 +24,7 @@ var shared = lab.NewShared("gluster", 1<<30, "gluster-a", "gluster-b", "gluster-
 
 // TestMain is also the process that TestOverTheWire starts and kills.
 func TestMain(m *testing.M) {
-	if os.Getenv(asProvider) != "" {
+	if rpctest.IsProvider() {
 		os.Exit(rpc.Serve(unconfigured()))
 	}
 	code := m.Run()
