@@ -185,7 +185,7 @@ func (e *extraction) object(ctx context.Context, entry registry.Entry, keys *reg
 	return object, nil
 }
 
-// printExtracted prints an object; a deletion as a comment, or as JSON's null.
+// printExtracted prints an object; a deletion as a comment, or in JSON as an object that names the key.
 func (a *app) printExtracted(entry registry.Entry, object *unstructured.Unstructured) error {
 	if a.output == "json" {
 		if entry.Deleted {

@@ -47,15 +47,17 @@ func freshClaim(claim *corev1.PersistentVolumeClaim, class string) *corev1.Persi
 // dropClaim deletes the objects of a claim and of its volume. Finalizers go: kubelets that they wait for have not
 // started.
 func (c *Client) dropClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
-	pv, err := c.typed.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
-	if err == nil && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == claim.UID {
-		err = c.dropVolume(ctx, pv)
-	}
-	if err != nil && claim.Spec.VolumeName != "" && !apierrors.IsNotFound(err) {
-		return err
+	if claim.Spec.VolumeName != "" {
+		pv, err := c.typed.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+		if err == nil && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == claim.UID {
+			err = c.dropVolume(ctx, pv)
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
 	}
 	claims := c.typed.CoreV1().PersistentVolumeClaims(claim.Namespace)
-	err = claims.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(claim.UID))})
+	err := claims.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(claim.UID))})
 	if err != nil {
 		return err
 	}

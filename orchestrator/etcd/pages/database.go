@@ -200,8 +200,7 @@ func (db *database) leaf(n node, i int) (element, error) {
 	if err != nil {
 		return element{}, err
 	}
-	u32 := binary.LittleEndian.Uint32
-	position, keySize, valueSize := int64(u32(raw[4:])), int64(u32(raw[8:])), int64(u32(raw[12:]))
+	position, keySize, valueSize := extent(raw)
 	if keySize > maxKey {
 		return element{}, corrupt("a key at offset %d has %d bytes", at, keySize)
 	}
@@ -209,11 +208,17 @@ func (db *database) leaf(n node, i int) (element, error) {
 	if err != nil {
 		return element{}, err
 	}
-	e := element{bucket: u32(raw)&bucketLeaf != 0, key: key, at: at + position + keySize, size: valueSize}
+	e := element{bucket: binary.LittleEndian.Uint32(raw)&bucketLeaf != 0, key: key, at: at + position + keySize, size: valueSize}
 	if valueSize > n.end-e.at {
 		return element{}, corrupt("a value at offset %d runs over the end of its page", e.at)
 	}
 	return e, nil
+}
+
+// extent is where an element's key stands, from the element itself, and how long key and value are.
+func extent(element []byte) (position, keySize, valueSize int64) {
+	u32 := binary.LittleEndian.Uint32
+	return int64(u32(element[4:])), int64(u32(element[8:])), int64(u32(element[12:]))
 }
 
 func (db *database) value(e element) ([]byte, error) {

@@ -85,10 +85,10 @@ func (s *scan) element(raw []byte, n node, i int) error {
 	if at+elementSize > len(raw) {
 		return corrupt("element %d of the page at offset %d is out of bounds", i, n.at)
 	}
-	u32 := binary.LittleEndian.Uint32
-	from := int64(at) + int64(u32(raw[at+4:]))
-	middle := from + int64(u32(raw[at+8:]))
-	end := middle + int64(u32(raw[at+12:]))
+	position, keySize, valueSize := extent(raw[at:])
+	from := int64(at) + position
+	middle := from + keySize
+	end := middle + valueSize
 	if end > int64(len(raw)) {
 		return corrupt("element %d of the page at offset %d runs over its end", i, n.at)
 	}

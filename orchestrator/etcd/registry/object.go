@@ -3,7 +3,9 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"strconv"
+	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
@@ -12,8 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/musterdr/muster/providers/fault"
@@ -26,21 +26,12 @@ func isObject(stored []byte) bool {
 	return bytes.HasPrefix(stored, protobufMark) || bytes.HasPrefix(bytes.TrimLeft(stored, " \t\r\n"), []byte("{"))
 }
 
-// types are the kinds whose protobuf is known.
-var types = func() *runtime.Scheme {
-	known := runtime.NewScheme()
-	utilruntime.Must(scheme.AddToScheme(known))
-	return known
-}()
-
-var codecs = serializer.NewCodecFactory(types)
-
 // conversions converts CustomResourceDefinitions, which the API server stores in a version that it no longer serves.
-var conversions = func() *runtime.Scheme {
+var conversions = sync.OnceValue(func() *runtime.Scheme {
 	known := runtime.NewScheme()
 	install.Install(known)
 	return known
-}()
+})
 
 // Object is the entry's object in the version in which it is stored, with the resourceVersion that the API
 // server gives it. keys may be nil.
@@ -74,7 +65,7 @@ func decode(key string, raw []byte) (*unstructured.Unstructured, error) {
 		}
 		return object, nil
 	}
-	typed, kind, err := codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	typed, kind, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
 	if runtime.IsNotRegisteredError(err) {
 		return nil, fault.Newf("read object", fault.Unsupported, key, "it is protobuf of a kind that is not known here: %w", err)
 	}
@@ -86,15 +77,16 @@ func decode(key string, raw []byte) (*unstructured.Unstructured, error) {
 
 // definition converts one to the version that is served.
 func definition(key string, raw []byte) (*unstructured.Unstructured, error) {
-	stored, _, err := serializer.NewCodecFactory(conversions).UniversalDeserializer().Decode(raw, nil, nil)
+	var stored extensions.CustomResourceDefinition
+	if err := json.Unmarshal(raw, &stored); err != nil {
+		return nil, fault.New("read object", fault.Corrupt, key, err)
+	}
+	conversions().Default(&stored)
+	internal, err := conversions().ConvertToVersion(&stored, apiextensions.SchemeGroupVersion)
 	if err != nil {
 		return nil, fault.New("read object", fault.Corrupt, key, err)
 	}
-	internal, err := conversions.ConvertToVersion(stored, apiextensions.SchemeGroupVersion)
-	if err != nil {
-		return nil, fault.New("read object", fault.Corrupt, key, err)
-	}
-	served, err := conversions.ConvertToVersion(internal, current.SchemeGroupVersion)
+	served, err := conversions().ConvertToVersion(internal, current.SchemeGroupVersion)
 	if err != nil {
 		return nil, fault.New("read object", fault.Corrupt, key, err)
 	}
