@@ -50,8 +50,9 @@ headers: ## what Ceph's provider compiles against; as root
 
 CEPH := ./providers/ceph ./cmd/muster-provider-ceph
 
-# The lab's own tests look at all labs there are, and so run alone.
-test: headers lab ## everything, on the lab: needs root and Debian 12
+# The lab's own tests look at all labs there are, and so run alone; a run that was killed leaves some.
+test: headers lab ## everything, on the lab, whose machines of before end: needs root and Debian 12
+	bin/lab down --all
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) vet $(TAGS) $(CEPH)
