@@ -22,6 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/apiserver"
 	"github.com/musterdr/muster/testenv/pki"
 )
@@ -55,8 +56,32 @@ func Need(t testing.TB, n int) *Cluster {
 // NeedAt starts a cluster at an address of this machine, of a lab's bridge for one.
 func NeedAt(t testing.TB, n int, address string) *Cluster {
 	t.Helper()
+	return need(t, n, address, filepath.Join(apiserver.NeedBinaries(t), "etcd"))
+}
+
+// Versions are the releases of etcd that NeedVersion can start.
+var Versions = []string{"3.4", "3.5", "3.6"}
+
+// NeedVersion starts a member of one of Versions.
+func NeedVersion(t testing.TB, version string) *Cluster {
+	t.Helper()
 	bin := apiserver.NeedBinaries(t)
-	c := &Cluster{dir: t.TempDir(), program: filepath.Join(bin, "etcd"), address: address}
+	program, err := filepath.Join(bin, "etcd"), error(nil)
+	switch version {
+	case "3.4":
+		program, err = testenv.Etcd34(t.Context())
+	case "3.5":
+		program, err = testenv.Etcd35(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return need(t, 1, "127.0.0.1", program)
+}
+
+func need(t testing.TB, n int, address, program string) *Cluster {
+	t.Helper()
+	c := &Cluster{dir: t.TempDir(), program: program, address: address}
 	t.Cleanup(c.stop)
 	if err := c.start(t.Context(), n); err != nil {
 		t.Fatal(errors.Join(err, c.logs()))

@@ -134,6 +134,11 @@ func (c *cluster) snapshot(t *testing.T) *os.File {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.server.Etcd}})
 	must(t, err)
 	defer client.Close()
+	return snapshotOf(t, client)
+}
+
+func snapshotOf(t *testing.T, client *clientv3.Client) *os.File {
+	t.Helper()
 	from, err := client.Snapshot(t.Context())
 	must(t, err)
 	defer from.Close()
