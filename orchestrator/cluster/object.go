@@ -94,12 +94,8 @@ func (o Object) owners() []owner {
 			continue
 		}
 		r := Object(reference)
-		group, _, versioned := strings.Cut(r.text("apiVersion"), "/")
-		if !versioned {
-			group = ""
-		}
 		controller, _ := reference["controller"].(bool)
-		owners = append(owners, owner{group: group, kind: r.kind(), name: r.text("name"), uid: r.text("uid"), controller: controller})
+		owners = append(owners, owner{group: groupOf(r.text("apiVersion")), kind: r.kind(), name: r.text("name"), uid: r.text("uid"), controller: controller})
 	}
 	return owners
 }
