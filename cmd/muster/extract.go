@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/musterdr/muster/orchestrator/etcd"
+	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/orchestrator/etcd/registry"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
@@ -27,6 +29,7 @@ type extraction struct {
 	snapshot, encryptionConfig string
 	namespace, kind, name      string
 	query                      registry.Query
+	skipHashCheck              bool
 }
 
 func (a *app) extractCommand() *cobra.Command {
@@ -54,6 +57,7 @@ backup has made, or the one of a recovery point. Objects are printed as YAML, or
 	flags.StringVar(&e.name, "name", "", "only objects of this name")
 	flags.Int64Var(&e.query.Revision, "revision", 0, "as of this revision of etcd (default: the newest in the snapshot)")
 	flags.BoolVar(&e.query.History, "history", false, "every change that the snapshot holds, and not the last alone")
+	flags.BoolVar(&e.skipHashCheck, "skip-hash-check", false, "read a damaged snapshot as far as it can be read; what is printed may be wrong")
 	flags.StringVar(&e.encryptionConfig, "encryption-config", "", "the EncryptionConfiguration of kube-apiserver, where objects are encrypted at rest")
 	required(command, "snapshot")
 	return command
@@ -111,13 +115,13 @@ func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) err
 	if err != nil {
 		return err
 	}
-	info, err := snapshot.Stat()
+	size, err := e.intact(snapshot)
 	if err != nil {
-		return err
+		return damaged(e.snapshot, err)
 	}
 	e.query.Wanted = e.wantsKey
 	printed, unread, last := 0, 0, ""
-	err = registry.Read(ctx, snapshot, info.Size(), e.query, func(entry registry.Entry) error {
+	err = registry.Read(ctx, snapshot, size, e.query, func(entry registry.Entry) error {
 		if entry.Deleted && e.kind != "" && entry.Key != last {
 			return nil // of what kind it was nobody can say
 		}
@@ -136,9 +140,31 @@ func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) err
 		err = errUnread
 	}
 	if err == nil && printed == 0 {
-		err = fault.Newf("extract", fault.NotFound, snapshot.Name(), "it holds no such object")
+		err = fault.Newf("extract", fault.NotFound, e.snapshot, "it holds no such object")
 	}
-	return err
+	return damaged(e.snapshot, err)
+}
+
+// intact compares a snapshot with the hash at its end, and returns its size. A database that was copied out of a
+// member's folder has whole sectors, and no hash.
+func (e *extraction) intact(snapshot *os.File) (int64, error) {
+	info, err := snapshot.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size := info.Size()
+	if _, err := pages.Read(snapshot, size); err != nil || e.skipHashCheck || size%512 == 0 {
+		return size, err
+	}
+	_, _, err = etcd.Check(snapshot)
+	return size, err
+}
+
+func damaged(name string, err error) error {
+	if !fault.Is(err, fault.Corrupt) {
+		return err
+	}
+	return fault.Newf("extract", fault.Corrupt, name, "%w; copy it again, or take another: --skip-hash-check reads what is left of this one", err)
 }
 
 func (e *extraction) keys() (*registry.Keys, error) {

@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MUSTER_STATE_DIR", env.WorkDir+"/state")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity, "await": await, "run-id": runID, "expand": expand, "plugin": plugin},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "mode": mode, "identity": identity, "await": await, "run-id": runID, "expand": expand, "plugin": plugin, "etcd-snapshot": etcdSnapshot(t), "flip": flip, "cut": cut},
 	})
 }
 

@@ -126,8 +126,12 @@ func (db *database) eachIn(name string, fn func(key, value []byte) error) error 
 	if err != nil || !found {
 		return err
 	}
+	left := int64(maxBucket)
 	return db.each(root, func(e element) error {
-		value, err := db.value(e)
+		if left -= e.size; left < 0 {
+			return corrupt("bucket %q has more than %d bytes", name, maxBucket)
+		}
+		value, err := db.read(e.at, e.size, db.size)
 		if err != nil {
 			return err
 		}

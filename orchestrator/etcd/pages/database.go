@@ -35,7 +35,7 @@ const (
 	maxPageSize = 1 << 24
 	maxDepth    = 32      // a page holds at least two keys: more levels than any file could fill
 	maxKey      = 1 << 15 // bbolt's MaxKeySize
-	maxValue    = 1 << 20 // of the values read here: members, revisions, versions
+	maxBucket   = 1 << 20 // of all values of a bucket that is read in full: members, revisions, versions
 	maxElements = 1 << 16 // of the buckets that are read in full: buckets, members
 )
 
@@ -219,13 +219,6 @@ func (db *database) leaf(n node, i int) (element, error) {
 func extent(element []byte) (position, keySize, valueSize int64) {
 	u32 := binary.LittleEndian.Uint32
 	return int64(u32(element[4:])), int64(u32(element[8:])), int64(u32(element[12:]))
-}
-
-func (db *database) value(e element) ([]byte, error) {
-	if e.size > maxValue {
-		return nil, corrupt("the value of %q has %d bytes", e.key, e.size)
-	}
-	return db.read(e.at, e.size, db.size)
 }
 
 // bucket returns the root node of a bucket of the first level; false when there is none.

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -33,14 +34,15 @@ func Records(ctx context.Context, r io.ReaderAt, size int64, fn func(Record) err
 	if !found {
 		return corrupt("it has no bucket of keys: it is not etcd's database")
 	}
-	s := &scan{db: db, seen: map[int64]bool{}, fn: fn}
+	s := &scan{db: db, left: db.size, fn: fn}
 	return s.node(ctx, root, maxDepth)
 }
 
 // scan reads a whole bucket, a page at a time.
 type scan struct {
 	db   *database
-	seen map[int64]bool // offsets of pages: none stands in two places
+	left int64 // bytes: pages do not overlap, so that all of them fit into the file
+	last [18]byte
 	fn   func(Record) error
 }
 
@@ -48,10 +50,9 @@ func (s *scan) node(ctx context.Context, n node, depth int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if depth == 0 || s.seen[n.at] {
+	if s.left -= n.end - n.at; depth == 0 || s.left < 0 {
 		return corrupt("its pages form a loop")
 	}
-	s.seen[n.at] = true
 	if n.flags == branchPage {
 		for i := range n.count {
 			child, err := s.db.child(n, i)
@@ -71,33 +72,40 @@ func (s *scan) node(ctx context.Context, n node, depth int) error {
 	if err != nil {
 		return err
 	}
+	free := int64(0)
 	for i := range n.count {
-		if err := s.element(raw, n, i); err != nil {
+		if free, err = s.element(raw, n, i, free); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// element reads element i of a leaf: see database.leaf.
-func (s *scan) element(raw []byte, n node, i int) error {
+// element reads element i of a leaf: see database.leaf. What it holds stands after what those before it hold, at
+// free or behind it; it returns where its own ends.
+func (s *scan) element(raw []byte, n node, i int, free int64) (int64, error) {
 	at := pageHeaderSize + i*elementSize
 	if at+elementSize > len(raw) {
-		return corrupt("element %d of the page at offset %d is out of bounds", i, n.at)
+		return 0, corrupt("element %d of the page at offset %d is out of bounds", i, n.at)
 	}
 	position, keySize, valueSize := extent(raw[at:])
 	from := int64(at) + position
 	middle := from + keySize
 	end := middle + valueSize
-	if end > int64(len(raw)) {
-		return corrupt("element %d of the page at offset %d runs over its end", i, n.at)
+	if from < free || end > int64(len(raw)) {
+		return 0, corrupt("element %d of the page at offset %d runs over its end, or into another", i, n.at)
 	}
 	key := raw[from:middle]
 	revision, ok := parseRevision(key)
 	if !ok {
-		return corrupt("the key %x at offset %d is no revision", key[:min(len(key), 32)], n.at+from)
+		return 0, corrupt("the key %x at offset %d is no revision", key[:min(len(key), 32)], n.at+from)
 	}
-	return s.fn(Record{
+	if bytes.Compare(key, s.last[:]) <= 0 {
+		return 0, corrupt("revision %d at offset %d is out of order", revision, n.at+from)
+	}
+	s.last = [18]byte{}
+	copy(s.last[:], key)
+	return end, s.fn(Record{
 		Revision: revision, Sub: int64(binary.BigEndian.Uint64(key[9:])), Deleted: len(key) == 18 && key[17] == 't',
 		Value: raw[middle:end], Offset: n.at + middle,
 	})

@@ -13,14 +13,17 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	extensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/testenv/apiserver"
@@ -322,25 +325,42 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// FuzzObject reads anything without a panic.
-func FuzzObject(f *testing.F) {
+// FuzzStoredObject reads anything: an object that can be printed, or an error that says why not.
+func FuzzStoredObject(f *testing.F) {
 	keys, err := ReadKeys([]byte(encryption))
 	if err != nil {
 		f.Fatal(err)
 	}
-	raw, err := (&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"a": "b"}}).Marshal()
-	if err != nil {
-		f.Fatal(err)
+	seal := func(mark string, clear []byte) []byte {
+		raw, err := keys.transformers[mark][0].TransformToStorage(f.Context(), clear, value.DefaultContext("/registry/a/b/c"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		return append([]byte(mark), raw...)
 	}
-	f.Add(append([]byte("k8s\x00\n\x0f\n\x02v1\x12\tConfigMap\x12"+string(rune(len(raw)))), raw...))
+	clear := stored(f, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"a": "b"}})
+	f.Add(clear)
+	f.Add(stored(f, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "a", ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1("{}")}}}}))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`))
-	f.Add([]byte("k8s:enc:aescbc:v1:key1:0123456789abcdef0123456789abcdef"))
-	f.Fuzz(func(_ *testing.T, stored []byte) {
-		_, _ = Object(context.Background(), Entry{Key: "/registry/a/b/c", Revision: 1, Value: stored}, keys)
+	f.Add([]byte(`{"apiVersion":"apiextensions.k8s.io/v1beta1","kind":"CustomResourceDefinition","metadata":{"name":"a"},"spec":{"version":"v1"}}`))
+	f.Add([]byte("k8s:enc:kms:v2:vault:\x0a\x01x"))
+	f.Add(seal("k8s:enc:aescbc:v1:key1:", clear))
+	f.Add(seal("k8s:enc:aesgcm:v1:key1:", clear))
+	f.Add(seal("k8s:enc:secretbox:v1:a:b:", clear))
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		object, err := Object(t.Context(), Entry{Key: "/registry/a/b/c", Revision: 1, Value: stored}, keys)
+		if err == nil {
+			_, err = yaml.Marshal(object.Object)
+			must(t, err)
+			return
+		}
+		if !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Unsupported) && !fault.Is(err, fault.Corrupt) {
+			t.Fatalf("an error of kind %v: %v", fault.KindOf(err), err)
+		}
 	})
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -55,18 +55,15 @@ func write(t *testing.T, client *clientv3.Client) (compacted, newest int64) {
 		for i := range 60 {
 			name := fmt.Sprintf("n%02d", i)
 			put("/registry/configmaps/default/"+name, string(stored(t, &corev1.ConfigMap{
-				TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
 				Data:       map[string]string{"round": fmt.Sprint(round), "text": strings.Repeat(name, i*round)},
 			})))
 		}
 		put("/registry/deployments/default/web", string(stored(t, &appsv1.Deployment{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 			ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", Generation: int64(round)},
 		})))
 		put("/registry/example.org/widgets/default/w", fmt.Sprintf(`{"apiVersion":"example.org/v1","kind":"Widget","metadata":{"name":"w","namespace":"default"},"spec":{"round":%d}}`, round))
 		put("/registry/configmaps/default/large", string(stored(t, &corev1.ConfigMap{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 			ObjectMeta: metav1.ObjectMeta{Name: "large", Namespace: "default"},
 			Data:       map[string]string{"large": strings.Repeat(fmt.Sprint(round), 1<<20)},
 		})))
@@ -86,8 +83,11 @@ func write(t *testing.T, client *clientv3.Client) (compacted, newest int64) {
 }
 
 // stored is an object as API servers store it.
-func stored(t *testing.T, object runtime.Object) []byte {
+func stored(t testing.TB, object runtime.Object) []byte {
 	t.Helper()
+	kinds, _, err := scheme.Scheme.ObjectKinds(object)
+	must(t, err)
+	object.GetObjectKind().SetGroupVersionKind(kinds[0])
 	raw, err := runtime.Encode(protobuf.NewSerializer(scheme.Scheme, scheme.Scheme), object)
 	must(t, err)
 	return raw
