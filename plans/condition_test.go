@@ -3,6 +3,7 @@ package plans
 import (
 	"context"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -71,6 +72,40 @@ func TestConditionsThatAreRefused(t *testing.T) {
 		_, err = condition.Holds(context.Background(), map[string]any{"object": value})
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error is %v, want %q in it", text, err, want)
+		}
+	}
+}
+
+func TestChange(t *testing.T) {
+	change, err := NewChange(`object.size > 3 ? {"spec": {"size": 3, "big": 9007199254740993, "gone": null, "of": [1, 0.5, "a", true]}} : {}`, "object")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields, err := change.Fields(t.Context(), map[string]any{"object": map[string]any{"size": json.Number("5")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"spec": map[string]any{"size": int64(3), "big": int64(9007199254740993), "gone": nil, "of": []any{int64(1), 0.5, "a", true}}}
+	if !reflect.DeepEqual(fields, want) {
+		t.Errorf("got %#v", fields)
+	}
+	if fields, err := change.Fields(t.Context(), map[string]any{"object": map[string]any{"size": json.Number("1")}}); err != nil || len(fields) != 0 {
+		t.Errorf("got %v, %v", fields, err)
+	}
+	for text, want := range map[string]string{
+		`1`:                     "want map",
+		`object.a`:              "want a map of fields",
+		`{"a": b"bytes"}`:       "JSON has no bytes",
+		`{"a": timestamp(0)}`:   "JSON has no",
+		`{"a": {1: "one"}}`:     "a field's name is a text",
+		`{"a": object.missing}`: "no such key",
+	} {
+		change, err := NewChange(text, "object")
+		if err == nil {
+			_, err = change.Fields(t.Context(), map[string]any{"object": map[string]any{"a": json.Number("1")}})
+		}
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 }
