@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +24,8 @@ const (
 	// waiting is how many items may stand between readers and writers; together with one page's
 	// buffers it bounds what a capture holds in memory.
 	waiting = 256
+	// captureTries bounds how often a capture begins again at a newer revision.
+	captureTries = 3
 )
 
 // Store receives a capture's content. *repository.Repository is one.
@@ -43,14 +47,12 @@ type CaptureConfig struct {
 	Store  Store
 	// Revision is the one to list at; 0 means the newest.
 	Revision int64
-	// Include and Exclude are path.Match patterns of namespaces; no Include means all. Objects of no
-	// namespace are captured in any case, but for the Namespace objects that these leave out.
-	Include, Exclude []string
-	// ExcludeKinds are resources to leave out: "resource.group", or "resource" of the legacy group,
-	// with patterns.
-	ExcludeKinds []string
-	Progress     Progress
-	Now          func() time.Time
+	Selection
+	// SkipDenied leaves out, with the reason, what the client's identity may not list. Without it that is
+	// an error.
+	SkipDenied bool
+	Progress   Progress
+	Now        func() time.Time
 }
 
 // Captured is what a capture put into the store.
@@ -61,38 +63,44 @@ type Captured struct {
 	Index      repository.Object
 }
 
-// Capture lists every kind at one exact revision and stores each object as a YAML file, and their
-// index. It holds the index in memory, but never more than a few objects.
+// Capture lists every selected kind at one exact revision and stores each object as a YAML file, and
+// their index. It holds the index in memory, but never more than a few objects.
+//
+// Without a revision of its own to keep to, it begins again at a newer one when etcd compacts the one
+// it reads at.
 //
 // Errors: Transient when the revision was compacted or the server does not answer, Denied when a
 // kind may not be listed.
 func Capture(ctx context.Context, config CaptureConfig) (Captured, error) {
-	filter, err := newFilter(config.Include, config.Exclude, config.ExcludeKinds)
+	filter, err := config.filter()
 	if err != nil {
 		return Captured{}, err
 	}
-	taken := config.Now()
-	if config.Revision == 0 {
-		if config.Revision, err = config.Client.newestRevision(ctx); err != nil {
-			return Captured{}, err
+	discovered, left, err := config.Client.Discover(ctx)
+	if err != nil {
+		return Captured{}, err
+	}
+	resources, excluded := filter.resources(discovered)
+	left = append(left, excluded...)
+	for try := 1; ; try++ {
+		c := &capture{config: config, filter: filter, needs: newNeeds(resolverOf(discovered)), left: slices.Clone(left)}
+		captured, err := c.take(ctx, resources)
+		if statusCode(err) != http.StatusGone || config.Revision > 0 {
+			return captured, err
 		}
+		if try == captureTries {
+			return Captured{}, fault.Newf("capture", fault.Transient, config.Client.server,
+				"etcd compacted %d revisions before every kind was listed: select less, or raise kube-apiserver's --etcd-compaction-interval: %w", try, err)
+		}
+		config.Progress.Status("etcd compacted the revision: beginning again at a newer one")
 	}
-	resources, left, err := config.Client.Discover(ctx)
-	if err != nil {
-		return Captured{}, err
-	}
-	resources, excluded := filter.resources(resources)
-	c := &capture{config: config, filter: filter, left: append(left, excluded...)}
-	if err := c.run(ctx, resources); err != nil {
-		return Captured{}, err
-	}
-	return c.finish(ctx, taken)
 }
 
 // capture is one capture at work.
 type capture struct {
 	config CaptureConfig
 	filter *filter
+	needs  *needs
 
 	mu      sync.Mutex
 	total   int64
@@ -105,11 +113,108 @@ type item struct {
 	raw      json.RawMessage
 }
 
+// take captures at the wanted revision, or at the newest.
+func (c *capture) take(ctx context.Context, resources []Resource) (Captured, error) {
+	taken := c.config.Now()
+	if c.config.Revision == 0 {
+		var err error
+		if c.config.Revision, err = c.newestRevision(ctx, resources); err != nil {
+			return Captured{}, err
+		}
+	}
+	if err := c.run(ctx, resources); err != nil {
+		return Captured{}, err
+	}
+	return c.finish(ctx, taken)
+}
+
+// newestRevision asks where the identity may look: who may read some namespaces alone may not list
+// them all.
+func (c *capture) newestRevision(ctx context.Context, resources []Resource) (int64, error) {
+	namespaces := c.filter.namespaces()
+	if namespaces == nil {
+		return c.config.Client.newestRevision(ctx)
+	}
+	denied := fault.Newf("read newest revision", fault.Denied, c.config.Client.server, "there is no kind that may be listed in %v", namespaces)
+	for _, r := range resources {
+		if !r.Namespaced || r.Foreign {
+			continue
+		}
+		revision, err := c.config.Client.revisionOf(ctx, r.path(namespaces[0]))
+		if statusCode(err) != http.StatusForbidden {
+			return revision, err
+		}
+		denied = err
+	}
+	return 0, denied
+}
+
+// run reads every resource. What goes with selected objects is known when all of these have been
+// seen, so that objects of no namespace are then read twice: what is not needed is never stored.
 func (c *capture) run(ctx context.Context, resources []Resource) error {
+	if !c.filter.needed() {
+		return c.pass(ctx, resources, c.selects)
+	}
+	spaced, own := split(resources)
+	if err := c.pass(ctx, spaced, c.selects); err != nil {
+		return err
+	}
+	if err := c.pass(ctx, own, c.offers); err != nil {
+		return err
+	}
+	needed := c.needs.needed()
+	return c.pass(ctx, kindsOf(own, needed), func(_ context.Context, key Key, _ Object) (bool, error) { return needed[key], nil })
+}
+
+func split(resources []Resource) (namespaced, own []Resource) {
+	for _, r := range resources {
+		if r.Namespaced {
+			namespaced = append(namespaced, r)
+		} else {
+			own = append(own, r)
+		}
+	}
+	return namespaced, own
+}
+
+// kindsOf keeps the resources of which there is a key.
+func kindsOf(resources []Resource, keys map[Key]bool) []Resource {
+	return slices.DeleteFunc(slices.Clone(resources), func(r Resource) bool {
+		for key := range keys {
+			if key.Group == r.Group && key.Resource == r.Name {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// choice reports whether an object is to be stored.
+type choice func(ctx context.Context, key Key, object Object) (bool, error)
+
+// selects is the choice of the plan.
+func (c *capture) selects(ctx context.Context, key Key, object Object) (bool, error) {
+	skipped, err := c.filter.skips(ctx, key, object)
+	if err == nil && !skipped && c.filter.needed() {
+		c.needs.selected(key, object)
+	}
+	return !skipped, err
+}
+
+// offers stores nothing: it looks what an object of no namespace goes with.
+func (c *capture) offers(_ context.Context, key Key, object Object) (bool, error) {
+	if !c.filter.skipsKey(key) {
+		c.needs.offered(key, object)
+	}
+	return false, nil
+}
+
+// pass lists resources and stores what is chosen.
+func (c *capture) pass(ctx context.Context, resources []Resource, chosen choice) error {
 	items := make(chan item, waiting)
 	writers, writing := errgroup.WithContext(ctx)
 	for range 2 * runtime.GOMAXPROCS(0) {
-		writers.Go(func() error { return c.write(writing, items) })
+		writers.Go(func() error { return c.write(writing, items, chosen) })
 	}
 	listing, reading := errgroup.WithContext(writing) // a writer that fails ends the readers
 	listing.SetLimit(readers)
@@ -127,30 +232,67 @@ func (c *capture) run(ctx context.Context, resources []Resource) error {
 
 // read lists one resource into items.
 func (c *capture) read(ctx context.Context, r Resource, items chan<- item) error {
+	for _, scope := range c.scopes(r) {
+		err := c.list(ctx, scope, items)
+		if reason := c.passedOver(scope, err); reason != "" {
+			c.leave(scope.subject(), reason)
+		} else if err != nil {
+			return fault.New("capture", fault.KindOf(err), scope.subject(), err)
+		}
+	}
+	return nil
+}
+
+// passedOver is the reason why the result of a list stands among what was left out, empty when it
+// does not.
+func (c *capture) passedOver(s scope, err error) string {
+	switch code := statusCode(err); {
+	case err == nil && s.Foreign:
+		return foreignKind
+	case code == http.StatusForbidden && c.config.SkipDenied:
+		return "the identity of the capture may not list it"
+	case code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
+		return "the server stopped serving it while the capture ran"
+	case code >= 500 && s.Foreign:
+		return "the API server that keeps it does not answer: " + err.Error()
+	}
+	return ""
+}
+
+// scopes are the lists that together hold what is selected of a resource. Namespaces that the plan
+// names are listed one by one: the others' objects then never leave the server.
+func (c *capture) scopes(r Resource) []scope {
+	all := scope{Resource: r}
+	isNamespaces := r.Group == "" && r.Name == "namespaces"
+	if !r.Foreign && !isNamespaces && (r.Namespaced || !c.filter.needed()) { // a foreign server may not know selectors
+		all.selector = c.filter.Selector
+	}
+	namespaces := c.filter.namespaces()
+	if !r.Namespaced || namespaces == nil {
+		return []scope{all}
+	}
+	var scopes []scope
+	for _, namespace := range namespaces {
+		one := all
+		one.namespace = namespace
+		scopes = append(scopes, one)
+	}
+	return scopes
+}
+
+func (c *capture) list(ctx context.Context, s scope, items chan<- item) error {
 	revision := c.config.Revision
-	if r.Foreign {
+	if s.Foreign {
 		revision = 0
 	}
-	err := c.config.Client.list(ctx, r, revision, c.expect, func(raw json.RawMessage) error {
+	return c.config.Client.listScope(ctx, s, revision, c.expect, func(raw json.RawMessage) error {
 		select {
-		case items <- item{resource: r, raw: raw}:
+		case items <- item{resource: s.Resource, raw: raw}:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	})
-	subject := r.Name + "." + groupDir(r.Group)
-	switch code := statusCode(err); {
-	case err == nil && r.Foreign:
-		c.leave(subject, foreignKind)
-	case code == 404 || code == 405:
-		c.leave(subject, "the server stopped serving it while the capture ran")
-	case code >= 500 && r.Foreign:
-		c.leave(subject, "the API server that keeps it does not answer: "+err.Error())
-	case err != nil:
-		return fault.New("capture", fault.KindOf(err), subject, err)
-	}
-	return nil
 }
 
 func (c *capture) leave(subject, reason string) {
@@ -166,8 +308,8 @@ func (c *capture) expect(items int64) {
 	c.config.Progress.Total(0, c.total)
 }
 
-// write stores items until there are no more.
-func (c *capture) write(ctx context.Context, items <-chan item) error {
+// write stores the chosen items until there are no more.
+func (c *capture) write(ctx context.Context, items <-chan item, chosen choice) error {
 	var buffer []byte
 	for item := range items {
 		if ctx.Err() != nil {
@@ -177,7 +319,12 @@ func (c *capture) write(ctx context.Context, items <-chan item) error {
 		if err != nil {
 			return fault.New("capture", fault.Corrupt, item.resource.Name, err)
 		}
-		if c.filter.skips(item.resource, object) {
+		object["apiVersion"], object["kind"] = item.resource.apiVersion(), item.resource.Kind // lists of built-in kinds leave both out
+		wanted, err := chosen(ctx, item.resource.key(object), object)
+		if err != nil {
+			return err
+		}
+		if !wanted {
 			continue
 		}
 		buffer, err = c.store(ctx, item.resource, object, buffer[:0])
@@ -190,7 +337,6 @@ func (c *capture) write(ctx context.Context, items <-chan item) error {
 
 // store puts one object; it returns its buffer for the next one.
 func (c *capture) store(ctx context.Context, r Resource, object Object, buffer []byte) ([]byte, error) {
-	object["apiVersion"], object["kind"] = r.apiVersion(), r.Kind // lists of built-in kinds leave both out
 	entry := Entry{
 		Group: r.Group, Version: r.Version, Resource: r.Name, Kind: r.Kind,
 		Namespace: object.namespace(), Name: object.name(), UID: object.uid(),
@@ -226,7 +372,7 @@ func (c *capture) finish(ctx context.Context, taken time.Time) (Captured, error)
 	sortLeft(c.left)
 	captured.Layer = repository.NamespacesLayer{
 		Revision: c.config.Revision, Taken: taken, Kinds: summarize(c.entries), Objects: len(c.entries),
-		Digest: IndexDigest(c.entries), Left: c.left,
+		Digest: IndexDigest(c.entries), Selection: c.config.recorded(), Left: c.left,
 		Index: repository.Content{Path: IndexPath, Size: captured.Index.Size, SHA256: captured.Index.SHA256},
 	}
 	return captured, nil

@@ -198,7 +198,7 @@ func TestCaptureFilters(t *testing.T) {
 			t.Errorf("%q is not among what was left out: %v", want, left)
 		}
 	}
-	if _, err := Capture(t.Context(), CaptureConfig{Exclude: []string{"["}}); !fault.Is(err, fault.Invalid) {
+	if _, err := Capture(t.Context(), CaptureConfig{Selection: Selection{Exclude: []string{"["}}}); !fault.Is(err, fault.Invalid) {
 		t.Errorf("a bad pattern gives %v", err)
 	}
 }

@@ -27,9 +27,8 @@ type CompareConfig struct {
 	Client   *Client
 	Recorded // the captured side
 	Mode     Mode
-	// Include, Exclude and ExcludeKinds narrow the comparison to what a replay with the same filter
-	// brings: see ReplayConfig.
-	Include, Exclude, ExcludeKinds []string
+	// Selection narrows the comparison to what a replay with the same one brings: see ReplayConfig.
+	Selection
 	// Rebound are the names of PersistentVolumes whose backend's volumes are new ones: see Rebind.
 	Rebound []string
 	// Reclassed are claims, namespace/name, that have another class: see Reclass.
@@ -87,15 +86,17 @@ func (c Comparison) Same() bool { return c.Missing == 0 && c.Different == 0 && c
 
 // Compare lists the living cluster at one revision and compares it with a capture, object by object.
 func Compare(ctx context.Context, config CompareConfig) (Comparison, error) {
-	only, err := newFilter(config.Include, config.Exclude, config.ExcludeKinds)
+	only, err := config.Select(ctx, config.Selection)
 	if err != nil {
 		return Comparison{}, err
 	}
-	c := &comparison{config: config, filter: filterOf(config.Layer), entries: map[Key]*expected{}, reasons: map[string]int{}, tallies: map[Key]*Tally{}}
-	for i := range config.Entries {
-		if key := config.Entries[i].Key(); !only.dropsKind(key.Group, key.Resource) && !only.skipsKey(key) {
-			c.entries[key] = &expected{Entry: config.Entries[i]}
-		}
+	filter, err := filterOf(config.Layer)
+	if err != nil {
+		return Comparison{}, err
+	}
+	c := &comparison{config: config, filter: filter, entries: map[Key]*expected{}, reasons: map[string]int{}, tallies: map[Key]*Tally{}}
+	for _, entry := range only {
+		c.entries[entry.Key()] = &expected{Entry: entry}
 	}
 	found, err := c.gather(ctx)
 	if err != nil {
@@ -196,10 +197,7 @@ func (c *comparison) one(ctx context.Context, r Resource, raw json.RawMessage) e
 		return fault.New("compare", fault.Corrupt, r.Name, err)
 	}
 	object["apiVersion"], object["kind"] = r.apiVersion(), r.Kind
-	if c.filter.skips(r, object) {
-		return nil
-	}
-	key := Key{Group: r.Group, Resource: r.Name, Namespace: object.namespace(), Name: object.name()}
+	key := r.key(object)
 	c.mu.Lock()
 	entry := c.entries[key]
 	if entry != nil {
@@ -207,8 +205,7 @@ func (c *comparison) one(ctx context.Context, r Resource, raw json.RawMessage) e
 	}
 	c.mu.Unlock()
 	if entry == nil {
-		c.unknown(key, object)
-		return nil
+		return c.unknown(ctx, key, object)
 	}
 	return c.both(ctx, key, entry.Entry, object)
 }
@@ -312,17 +309,24 @@ func (c *comparison) tally(key Key) *Tally {
 }
 
 // unknown looks at an object that the capture does not know.
-func (c *comparison) unknown(key Key, o Object) {
+func (c *comparison) unknown(ctx context.Context, key Key, o Object) error {
 	if c.config.Mode == ModeReplay {
-		return // the cluster ran before the replay and may hold what it wants
+		return nil // the cluster ran before the replay and may hold what it wants
+	}
+	if skipped, err := c.filter.skips(ctx, key, o); skipped || err != nil {
+		return err
+	}
+	if key.Namespace == "" && c.filter.needed() {
+		return nil // whether it would have been needed, the captured objects do not tell
 	}
 	if reason := c.excused(key, o); reason != "" {
 		c.excuse(key, reason, false)
-		return
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.spare = append(c.spare, candidate{key: key, owner: controllerOf(key, o), digest: Digest(c.normalise(key, o))})
+	return nil
 }
 
 // missing looks at every entry that the cluster did not show.

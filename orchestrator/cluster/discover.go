@@ -41,6 +41,13 @@ func (r Resource) path(namespace string) string {
 	return prefix + "/" + r.Name
 }
 
+// subject names the resource where a plan or a manifest speaks of it: "secrets.core".
+func (r Resource) subject() string { return r.Name + "." + groupDir(r.Group) }
+
+func (r Resource) key(o Object) Key {
+	return Key{Group: r.Group, Resource: r.Name, Namespace: o.namespace(), Name: o.name()}
+}
+
 func (r Resource) apiVersion() string {
 	return schema.GroupVersion{Group: r.Group, Version: r.Version}.String()
 }

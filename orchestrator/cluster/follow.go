@@ -55,14 +55,14 @@ func (c *Client) Resolve(ctx context.Context, apiVersion, kind string) (Resource
 	return Resource{}, fault.Newf("find kind", fault.Invalid, kind, "%s has no such kind; it has %s", apiVersion, strings.Join(slices.Compact(kinds), ", "))
 }
 
-// Selection chooses objects of one resource. With neither Name nor Selector it is all of them.
-type Selection struct {
+// Subset chooses objects of one resource. With neither Name nor Selector it is all of them.
+type Subset struct {
 	Namespace string // empty means all
 	Name      string
 	Selector  string // of labels: "app=web,tier!=test"
 }
 
-func (s Selection) query() url.Values {
+func (s Subset) query() url.Values {
 	query := url.Values{}
 	if s.Name != "" {
 		query.Set("fieldSelector", fields.OneTermEqualSelector("metadata.name", s.Name).String())
@@ -84,7 +84,7 @@ const watchFor = 5 * time.Minute
 // seen enough or fails. Changes that come fast are looked at together. A resource that can't be
 // watched is listed every pause, and a watch that ends is begun anew after it. managedFields are
 // left out.
-func (c *Client) Follow(ctx context.Context, r Resource, s Selection, pause time.Duration, look Look) error {
+func (c *Client) Follow(ctx context.Context, r Resource, s Subset, pause time.Duration, look Look) error {
 	for {
 		held, revision, err := c.selected(ctx, r, s)
 		if err != nil {
@@ -121,7 +121,7 @@ func (held selection) sorted() []Object {
 }
 
 // selected lists the objects, page by page, and the revision that they were listed at.
-func (c *Client) selected(ctx context.Context, r Resource, s Selection) (selection, string, error) {
+func (c *Client) selected(ctx context.Context, r Resource, s Subset) (selection, string, error) {
 	held := selection{}
 	query := s.query()
 	query.Set("limit", strconv.Itoa(pageSize))
@@ -152,7 +152,7 @@ type change struct {
 
 // watch follows changes until look has seen enough. Without that it returns when the watch ends,
 // whatever ended it: a list tells what came of it.
-func (c *Client) watch(ctx context.Context, r Resource, s Selection, revision string, held selection, look Look) (bool, error) {
+func (c *Client) watch(ctx context.Context, r Resource, s Subset, revision string, held selection, look Look) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	query := s.query()
@@ -219,7 +219,7 @@ func (held selection) apply(next change) bool {
 }
 
 // String tells the selection for people: "web in shop", "app=web", "all".
-func (s Selection) String() string {
+func (s Subset) String() string {
 	what := s.Name
 	if what == "" {
 		what = s.Selector

@@ -72,7 +72,7 @@ func TestFollowSeesEveryState(t *testing.T) {
 	const namespace = "follow-states"
 	r := followNamespace(t, c, namespace)
 	var seen []string
-	err := c.Follow(t.Context(), r, Selection{Namespace: namespace, Name: "one"}, time.Hour, func(objects []Object) (bool, error) {
+	err := c.Follow(t.Context(), r, Subset{Namespace: namespace, Name: "one"}, time.Hour, func(objects []Object) (bool, error) {
 		state := "absent"
 		if len(objects) == 1 {
 			state = objects[0].text("data", "k")
@@ -105,7 +105,7 @@ func TestFollowBySelectorInAllNamespaces(t *testing.T) {
 	followNamespace(t, c, "follow-two")
 	put(t, c, "follow-two", "b", "1")
 	looks := 0
-	err := c.Follow(t.Context(), r, Selection{Selector: "app=web"}, time.Hour, func(objects []Object) (bool, error) {
+	err := c.Follow(t.Context(), r, Subset{Selector: "app=web"}, time.Hour, func(objects []Object) (bool, error) {
 		if looks++; looks == 1 {
 			put(t, c, "follow-one", "a", "1")
 		}
@@ -127,11 +127,11 @@ func TestFollowEnds(t *testing.T) {
 	const namespace = "follow-ends"
 	r := followNamespace(t, c, namespace)
 	broken := errors.New("the caller's own")
-	if err := c.Follow(t.Context(), r, Selection{Namespace: namespace}, time.Hour, func([]Object) (bool, error) { return false, broken }); !errors.Is(err, broken) {
+	if err := c.Follow(t.Context(), r, Subset{Namespace: namespace}, time.Hour, func([]Object) (bool, error) { return false, broken }); !errors.Is(err, broken) {
 		t.Errorf("error is %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err := c.Follow(ctx, r, Selection{Namespace: namespace}, time.Hour, func([]Object) (bool, error) {
+	err := c.Follow(ctx, r, Subset{Namespace: namespace}, time.Hour, func([]Object) (bool, error) {
 		time.AfterFunc(50*time.Millisecond, cancel) // while the watch is open
 		return false, nil
 	})
@@ -182,7 +182,7 @@ func TestFollowGoesOnWhenWatchesBreak(t *testing.T) {
 	const namespace = "follow-cut"
 	r := followNamespace(t, direct, namespace)
 	changed := false
-	err := c.Follow(t.Context(), r, Selection{Namespace: namespace, Name: "one"}, 10*time.Millisecond, func(objects []Object) (bool, error) {
+	err := c.Follow(t.Context(), r, Subset{Namespace: namespace, Name: "one"}, 10*time.Millisecond, func(objects []Object) (bool, error) {
 		if !changed && cuts.Load() >= 3 {
 			changed = true
 			put(t, direct, namespace, "one", "a")

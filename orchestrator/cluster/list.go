@@ -27,11 +27,16 @@ type listMeta struct {
 
 // newestRevision returns the newest revision of the cluster's etcd.
 func (c *Client) newestRevision(ctx context.Context) (int64, error) {
+	return c.revisionOf(ctx, "/api/v1/namespaces")
+}
+
+// revisionOf returns the newest revision by the list of one collection.
+func (c *Client) revisionOf(ctx context.Context, path string) (int64, error) {
 	var page struct {
 		Metadata listMeta `json:"metadata"`
 	}
 	query := url.Values{"limit": {"1"}} // no resourceVersion: a read of the quorum
-	if err := c.call(ctx, request{method: "GET", path: "/api/v1/namespaces", query: query}, &page); err != nil {
+	if err := c.call(ctx, request{method: "GET", path: path, query: query}, &page); err != nil {
 		return 0, err
 	}
 	revision, err := strconv.ParseInt(page.Metadata.ResourceVersion, 10, 64)
@@ -41,48 +46,77 @@ func (c *Client) newestRevision(ctx context.Context) (int64, error) {
 	return revision, nil
 }
 
-// list reads a resource page by page and calls each with every item, in the server's order, as soon
-// as it has been read. With a revision it reads the state at exactly that one; with 0 the newest
-// state. remaining, which may be nil, is told after the first page how many items are to come.
-func (c *Client) list(ctx context.Context, r Resource, revision int64, remaining func(int64), each func(json.RawMessage) error) error {
+// scope is what one list reads of a resource.
+type scope struct {
+	Resource
+	namespace string // empty means all
+	selector  string // of labels; empty means all
+}
+
+func (s scope) subject() string {
+	if s.namespace == "" {
+		return s.Resource.subject()
+	}
+	return s.Resource.subject() + inNamespace + s.namespace
+}
+
+// query asks for one page: of the revision, or, once there is one, where the token of the page before
+// it points. The token holds the revision; the server refuses both together.
+func (s scope) query(revision int64, token string) url.Values {
 	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
-	if revision > 0 {
+	if s.selector != "" {
+		query.Set("labelSelector", s.selector)
+	}
+	switch {
+	case token != "":
+		query.Set("continue", token)
+	case revision > 0:
 		query.Set("resourceVersion", strconv.FormatInt(revision, 10))
 		query.Set("resourceVersionMatch", "Exact")
 	}
-	for first := true; ; first = false {
-		meta, err := c.page(ctx, r, query, each)
+	return query
+}
+
+// list reads a resource of all namespaces: see listScope.
+func (c *Client) list(ctx context.Context, r Resource, revision int64, remaining func(int64), each func(json.RawMessage) error) error {
+	return c.listScope(ctx, scope{Resource: r}, revision, remaining, each)
+}
+
+// listScope reads a resource page by page and calls each with every item, in the server's order, as soon
+// as it has been read. With a revision it reads the state at exactly that one; with 0 the newest
+// state. remaining, which may be nil, is told after the first page how many items are to come.
+func (c *Client) listScope(ctx context.Context, s scope, revision int64, remaining func(int64), each func(json.RawMessage) error) error {
+	token := ""
+	for first := true; first || token != ""; first = false {
+		meta, err := c.page(ctx, s, s.query(revision, token), each)
 		if err != nil {
-			return expired(r, revision, err)
+			return expired(s, revision, err)
 		}
 		if first && remaining != nil && meta.RemainingItemCount > 0 {
 			remaining(meta.RemainingItemCount)
 		}
-		if meta.Continue == "" {
-			return nil
-		}
-		// The token holds the revision; the server refuses both together.
-		query = url.Values{"limit": {strconv.Itoa(pageSize)}, "continue": {meta.Continue}}
+		token = meta.Continue
 	}
+	return nil
 }
 
 // expired names the remedy of a revision that etcd has compacted away.
-func expired(r Resource, revision int64, err error) error {
+func expired(s scope, revision int64, err error) error {
 	if code := statusCode(err); code != 410 {
 		return err
 	}
-	return fault.Newf("list", fault.Transient, r.Name+"."+groupDir(r.Group),
+	return fault.Newf("list", fault.Transient, s.subject(),
 		"revision %d was compacted before every kind was listed: take the etcd snapshot again: %w", revision, err)
 }
 
 // page reads one page. An answer that breaks off is asked for again and the items that were handed
 // on already are passed over: the same revision or token gives the same items.
-func (c *Client) page(ctx context.Context, r Resource, query url.Values, each func(json.RawMessage) error) (listMeta, error) {
+func (c *Client) page(ctx context.Context, s scope, query url.Values, each func(json.RawMessage) error) (listMeta, error) {
 	repeatable := query.Has("resourceVersion") || query.Has("continue")
 	seen := 0
 	for attempt := 1; ; attempt++ {
 		position := 0
-		meta, err := c.readPage(ctx, r, query, func(item json.RawMessage) error {
+		meta, err := c.readPage(ctx, s, query, func(item json.RawMessage) error {
 			if position++; position <= seen {
 				return nil
 			}
@@ -94,10 +128,10 @@ func (c *Client) page(ctx context.Context, r Resource, query url.Values, each fu
 			return meta, err
 		}
 		if !repeatable && seen > 0 || attempt == pageAttempts || ctx.Err() != nil {
-			return meta, classify("list", r.Name+"."+groupDir(r.Group), broken.error)
+			return meta, classify("list", s.subject(), broken.error)
 		}
 		if err := sleep(ctx, backoff(attempt)); err != nil {
-			return meta, classify("list", r.Name+"."+groupDir(r.Group), err)
+			return meta, classify("list", s.subject(), err)
 		}
 	}
 }
@@ -105,8 +139,8 @@ func (c *Client) page(ctx context.Context, r Resource, query url.Values, each fu
 // brokenAnswer is an answer that ended too early.
 type brokenAnswer struct{ error }
 
-func (c *Client) readPage(ctx context.Context, r Resource, query url.Values, each func(json.RawMessage) error) (listMeta, error) {
-	response, err := c.send(ctx, request{method: "GET", path: r.path(""), query: query})
+func (c *Client) readPage(ctx context.Context, s scope, query url.Values, each func(json.RawMessage) error) (listMeta, error) {
+	response, err := c.send(ctx, request{method: "GET", path: s.path(s.namespace), query: query})
 	if err != nil {
 		return listMeta{}, err
 	}

@@ -13,11 +13,7 @@ import (
 // CaptureNamespaces stores every API object at one exact revision: that of the etcd snapshot when
 // the plan takes one, else the newest.
 type CaptureNamespaces struct {
-	// Include and Exclude are patterns of namespaces: "team-*"; no Include means all.
-	Include []string `yaml:"include,omitempty"`
-	Exclude []string `yaml:"exclude,omitempty"`
-	// ExcludeKinds are resources to leave out: "resource.group", with patterns.
-	ExcludeKinds []string `yaml:"excludeKinds,omitempty"`
+	cluster.Selection `yaml:",inline"`
 }
 
 // namespacesReceipt is what capture-namespaces leaves.
@@ -58,7 +54,7 @@ func (s *CaptureNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orc
 	defer client.Close()
 	captured, err := cluster.Capture(ctx, cluster.CaptureConfig{
 		Client: client, Store: run.Repository, Revision: snapshot.Layer.Revision,
-		Include: s.Include, Exclude: s.Exclude, ExcludeKinds: s.ExcludeKinds, Progress: run.Progress, Now: run.Now,
+		Selection: s.Selection, Progress: run.Progress, Now: run.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -23,10 +23,10 @@ type ObjectChoice struct {
 }
 
 // String is "Deployment web in shop".
-func (o *ObjectChoice) String() string { return o.Kind + " " + o.selection().String() }
+func (o *ObjectChoice) String() string { return o.Kind + " " + o.subset().String() }
 
-func (o *ObjectChoice) selection() cluster.Selection {
-	return cluster.Selection{Namespace: o.Namespace, Name: o.Name, Selector: o.Selector}
+func (o *ObjectChoice) subset() cluster.Subset {
+	return cluster.Subset{Namespace: o.Namespace, Name: o.Name, Selector: o.Selector}
 }
 
 func (s *WaitFor) condition() (*plans.Condition, error) {
@@ -113,7 +113,7 @@ func (s *WaitFor) follow(ctx context.Context, run *orchestrator.Run, condition *
 	if err != nil {
 		return err
 	}
-	return client.Follow(ctx, r, s.Objects.selection(), w.every, func(objects []cluster.Object) (bool, error) {
+	return client.Follow(ctx, r, s.Objects.subset(), w.every, func(objects []cluster.Object) (bool, error) {
 		holds, err := condition.Holds(ctx, s.variables(objects))
 		switch {
 		case ctx.Err() != nil: // the look was cut off, and tells nothing

@@ -93,8 +93,23 @@ type NamespacesLayer struct {
 	Kinds    []KindSummary `json:"kinds"`
 	Objects  int           `json:"objects"`
 	Digest   string        `json:"digest"` // over the sorted lines "<key> <object digest>\n"
+	// Selection is what the plan chose; nil means every object, or that Left alone tells of it, as
+	// before there were selections.
+	Selection *Selection `json:"selection,omitempty"`
 	// Left names what was not captured, or not at the revision, and why.
 	Left []LeftOut `json:"left,omitempty"`
+}
+
+// Selection is which objects a plan chose: see docs/formats/manifest.md.
+type Selection struct {
+	Include          []string `json:"include,omitempty"`
+	Exclude          []string `json:"exclude,omitempty"`
+	Kinds            []string `json:"kinds,omitempty"`
+	ExcludeKinds     []string `json:"excludeKinds,omitempty"`
+	Selector         string   `json:"selector,omitempty"`
+	FieldSelector    string   `json:"fieldSelector,omitempty"`
+	Where            string   `json:"where,omitempty"`
+	ClusterResources string   `json:"clusterResources,omitempty"`
 }
 
 // KindSummary counts one kind's objects.

@@ -1,0 +1,76 @@
+package cluster
+
+import (
+	"slices"
+	"sync"
+)
+
+// needs finds the objects of no namespace that go with selected objects: what those name, directly
+// and through one another, and what names the namespaces they live in. It is safe for concurrent use.
+type needs struct {
+	resolve resolver
+
+	mu     sync.Mutex
+	spaces map[string]bool // namespaces with selected objects
+	wanted map[Key]bool    // what selected objects name
+	names  map[Key][]Key   // what each object of no namespace names
+}
+
+func newNeeds(resolve resolver) *needs {
+	return &needs{resolve: resolve, spaces: map[string]bool{}, wanted: map[Key]bool{}, names: map[Key][]Key{}}
+}
+
+// selected tells of a selected object of a namespace.
+func (n *needs) selected(key Key, o Object) {
+	named := references(key, o, n.resolve)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.spaces[key.Namespace] = true
+	for _, reference := range named {
+		if reference.Key.Namespace == "" {
+			n.wanted[reference.Key] = true
+		}
+	}
+}
+
+// offered tells of an object of no namespace.
+func (n *needs) offered(key Key, o Object) {
+	named := []Key{}
+	for _, reference := range references(key, o, n.resolve) {
+		named = append(named, reference.Key)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names[key] = named
+}
+
+// needed lists those of the offered objects that are needed.
+func (n *needs) needed() map[Key]bool {
+	found := map[Key]bool{}
+	for key, named := range n.names {
+		if n.wanted[key] || slices.ContainsFunc(named, n.inside) {
+			n.follow(key, found)
+		}
+	}
+	return found
+}
+
+// inside reports whether a key is a namespace of the selection, or of an object in one.
+func (n *needs) inside(key Key) bool {
+	return n.spaces[key.Namespace] || key.isNamespace() && n.spaces[key.Name]
+}
+
+// follow adds an object and what it names. Namespaces come by what lives in them alone: that a
+// binding names the accounts of two of them makes no second tenant.
+func (n *needs) follow(key Key, found map[Key]bool) {
+	named, offered := n.names[key]
+	if !offered || found[key] {
+		return
+	}
+	found[key] = true
+	for _, next := range named {
+		if !next.isNamespace() {
+			n.follow(next, found)
+		}
+	}
+}
