@@ -27,7 +27,23 @@ func (c *checker) expressions(step Step, i int) {
 	if !given || !known {
 		return
 	}
-	c.decode(node, "with", reflect.TypeOf(spec.New()).Elem(), c.dynamic(step))
+	c.settings(node, spec.New(), c.dynamic(step))
+}
+
+// settings checks a step's `with`: each field, and all of them together once every value is known.
+func (c *checker) settings(node *yaml.Node, into any, dynamic func(*yaml.Node, string, reflect.Type) bool) {
+	found, known := len(c.problems), true
+	value := c.decode(node, "with", reflect.TypeOf(into).Elem(), func(node *yaml.Node, name string, field reflect.Type) bool {
+		later := dynamic(node, name, field)
+		known = known && !later
+		return later
+	})
+	if !known || len(c.problems) > found {
+		return
+	}
+	if err := validate(value.Addr().Interface()); err != nil {
+		c.problems.add(Position{c.file(), node.Line, node.Column}, "with: %v", err)
+	}
 }
 
 func (c *checker) forEach(step Step, at place) {

@@ -200,13 +200,20 @@ func (c *checker) with(step Step, at place) (*yaml.Node, bool) {
 	return node, err == nil
 }
 
-// decode checks a value of `with` against the type of its field; dynamic checks its expressions.
-func (c *checker) decode(node *yaml.Node, name string, field reflect.Type, dynamic func(*yaml.Node, string, reflect.Type) bool) {
-	file := ""
-	if c.source != nil {
-		file = c.source.file
-	}
-	decoder := newDecoder(file, &c.problems)
+// decode checks a value of `with` against the type of its field, and returns it; dynamic checks its
+// expressions.
+func (c *checker) decode(node *yaml.Node, name string, field reflect.Type, dynamic func(*yaml.Node, string, reflect.Type) bool) reflect.Value {
+	decoder := newDecoder(c.file(), &c.problems)
 	decoder.dynamic = dynamic
-	decoder.value(node, name, reflect.New(field).Elem())
+	value := reflect.New(field).Elem()
+	decoder.value(node, name, value)
+	return value
+}
+
+// file is the one that the plan was read from, empty when it was not.
+func (c *checker) file() string {
+	if c.source == nil {
+		return ""
+	}
+	return c.source.file
 }

@@ -107,6 +107,28 @@ func TestCheckOfTemplatesWithoutSource(t *testing.T) {
 	}
 }
 
+func TestCheckAsksStepsThatCheckThemselves(t *testing.T) {
+	for with, want := range map[string]string{
+		"{count: 1}":          `p.yaml:7:39: with: check settings count: it counts text, and there is none`,
+		"{count: 1, text: a}": "",
+		"{count: 1, text: \"${ params.given }\"}": "", // known when the step runs
+	} {
+		text := "apiVersion: muster.dev/v1alpha1\nkind: Plan\nmetadata: {name: p}\nspec:\n  purpose: capture\n" +
+			"  parameters: {given: {type: string, default: \"\"}}\n  steps: [{id: a, uses: any, with:    " + with + "}]\n"
+		set, err := Read("p.yaml", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = CheckSteps(set, "p", vocabulary())
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", with, err, want)
+		}
+	}
+	if err := Decode(map[string]any{"count": int64(1), "text": ""}, &anyStep{}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("at the step's start the error is %v", err)
+	}
+}
+
 func TestBuiltinPlansAreSound(t *testing.T) {
 	want := []string{"capture", "rebuild", "replay"}
 	if got := BuiltinNames(); !slices.Equal(got, want) {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"testing"
+
+	"github.com/musterdr/muster/providers/fault"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -69,6 +71,14 @@ type anyStep struct {
 	Texts  []string          `yaml:"texts"`
 	Labels map[string]string `yaml:"labels"`
 	Free   any               `yaml:"free"`
+}
+
+// Validate implements Validator.
+func (s *anyStep) Validate() error {
+	if s.Count > 0 && s.Text == "" {
+		return fault.Newf("check settings", fault.Invalid, "count", "it counts text, and there is none")
+	}
+	return nil
 }
 
 func vocabulary() words {

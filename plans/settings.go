@@ -11,6 +11,19 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
+// Validator is implemented by steps whose settings can be wrong in ways that their types don't tell.
+type Validator interface {
+	// Validate says what is wrong. It does no I/O, and shows no value that may be a secret.
+	Validate() error
+}
+
+func validate(settings any) error {
+	if validator, ok := settings.(Validator); ok {
+		return validator.Validate()
+	}
+	return nil
+}
+
 // Decode fills a step's struct with settings that Expand returned, as strictly as a document is
 // read. Errors are fault.Invalid with all Problems, which never show a value.
 func Decode(settings map[string]any, into any) error {
@@ -23,7 +36,7 @@ func Decode(settings map[string]any, into any) error {
 	if len(problems) > 0 {
 		return fault.New("read settings", fault.Invalid, "", problems)
 	}
-	return nil
+	return validate(into)
 }
 
 // nodeOf makes the YAML of a value without a detour through text.

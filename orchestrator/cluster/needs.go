@@ -12,12 +12,13 @@ type needs struct {
 
 	mu     sync.Mutex
 	spaces map[string]bool // namespaces with selected objects
+	bound  map[Key]bool    // selected claims and snapshots: what they are bound to may name them alone
 	wanted map[Key]bool    // what selected objects name
 	names  map[Key][]Key   // what each object of no namespace names
 }
 
 func newNeeds(resolve resolver) *needs {
-	return &needs{resolve: resolve, spaces: map[string]bool{}, wanted: map[Key]bool{}, names: map[Key][]Key{}}
+	return &needs{resolve: resolve, spaces: map[string]bool{}, bound: map[Key]bool{}, wanted: map[Key]bool{}, names: map[Key][]Key{}}
 }
 
 // selected tells of a selected object of a namespace.
@@ -26,6 +27,9 @@ func (n *needs) selected(key Key, o Object) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.spaces[key.Namespace] = true
+	if key.Resource == "persistentvolumeclaims" || key.Resource == "volumesnapshots" {
+		n.bound[key] = true
+	}
 	for _, reference := range named {
 		if reference.Key.Namespace == "" {
 			n.wanted[reference.Key] = true
@@ -55,9 +59,16 @@ func (n *needs) needed() map[Key]bool {
 	return found
 }
 
-// inside reports whether a key is a namespace of the selection, or of an object in one.
+// inside reports whether who names the key belongs to the selection: to a namespace, its accounts or
+// its services, or to a claim or a snapshot.
 func (n *needs) inside(key Key) bool {
-	return n.spaces[key.Namespace] || key.isNamespace() && n.spaces[key.Name]
+	switch {
+	case key.isNamespace():
+		return n.spaces[key.Name]
+	case key.Group == "" && (key.Resource == "serviceaccounts" || key.Resource == "services"):
+		return n.spaces[key.Namespace]
+	}
+	return n.bound[key]
 }
 
 // follow adds an object and what it names. Namespaces come by what lives in them alone: that a
