@@ -8,7 +8,7 @@ LDFLAGS := -s -w
 # Nothing but Ceph's provider needs cgo; one way for all means that Go compiles a package once.
 export CGO_ENABLED := 0
 
-.PHONY: all build lab headers check test crash bench demo generate clean
+.PHONY: all build lab headers check test fuzz crash bench demo generate clean
 
 all: build
 
@@ -60,7 +60,19 @@ test: headers lab ## everything, on the lab, whose machines of before end: needs
 		CGO_ENABLED=1 $(GO) test $(TAGS) -p 1 $(CEPH) || failed=yes; \
 		$(GO) test ./testenv || failed=yes; \
 		$(GO) test -p 2 -timeout 40m $$($(GO) list ./... | grep -v '/testenv$$') || failed=yes; \
+		$(MAKE) --no-print-directory fuzz $(if $(CI),,FUZZTIME=5s) || failed=yes; \
 		test -z "$$failed"
+
+# Making an interesting input smaller is bounded: by itself Go spends a target's whole time on one of a few kilobytes.
+FUZZTIME ?= 60s
+fuzz: ## every fuzz target for FUZZTIME, one after the other; says nothing unless one fails
+	@for package in $$(git grep --untracked -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do \
+		targets=$$($(GO) test -list '^Fuzz' ./$$package) || { echo "$$targets"; exit 1; }; \
+		for target in $$(grep '^Fuzz' <<<"$$targets"); do \
+			out=$$($(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x -parallel 2 ./$$package 2>&1) \
+				|| { echo "$$out"; exit 1; }; \
+		done; \
+	done
 
 crash: lab ## kill the runner at every point at which it can die, and let another go on; random plans
 	$(GO) test -count 1 -run '^TestCrash$$' -v ./orchestrator

@@ -57,7 +57,7 @@ func (k *Keys) add(p apiserver.ProviderConfiguration) error {
 			if err != nil {
 				return nil, err
 			}
-			return aestransformer.NewCBCTransformer(block), nil
+			return cbc{aestransformer.NewCBCTransformer(block)}, nil
 		})
 	case p.AESGCM != nil:
 		return k.each("aesgcm", p.AESGCM.Keys, func(secret []byte) (value.Transformer, error) {
@@ -76,6 +76,17 @@ func (k *Keys) add(p apiserver.ProviderConfiguration) error {
 		})
 	}
 	return nil
+}
+
+// cbc refuses what was cut down to its first block, on which the library panics.
+type cbc struct{ value.Transformer }
+
+// TransformFromStorage implements value.Transformer.
+func (c cbc) TransformFromStorage(ctx context.Context, data []byte, at value.Context) ([]byte, bool, error) {
+	if len(data) <= aes.BlockSize {
+		return nil, false, fmt.Errorf("it has %d bytes, and no more than its first block", len(data))
+	}
+	return c.Transformer.TransformFromStorage(ctx, data, at)
 }
 
 func (k *Keys) each(provider string, keys []apiserver.Key, make func(secret []byte) (value.Transformer, error)) error {
