@@ -188,10 +188,11 @@ func (e *extraction) wantsKey(key string) bool {
 	return (e.name == "" || parts[len(parts)-1] == e.name) && (e.namespace == "" || parts[len(parts)-2] == e.namespace)
 }
 
-// mayBe guesses by its key whether an object that cannot be read is of the wanted kind: /registry/secrets/…
+// mayBe guesses by its key whether an object that cannot be read is of the wanted kind: /registry/secrets/…,
+// /openshift.io/oauth/accesstokens/… of OAuthAccessToken.
 func (e *extraction) mayBe(key string) bool {
-	kind, _, _ := strings.Cut(e.kind, ".")
-	return strings.Contains(strings.ToLower(key), strings.ToLower(kind))
+	kind, _, _ := strings.Cut(strings.ToLower(e.kind), ".")
+	return strings.Contains(strings.ReplaceAll(strings.ToLower(key), "/", ""), strings.TrimSuffix(kind, "y")) // policies
 }
 
 // object is nil when it is not wanted, and empty for a deletion.

@@ -7,6 +7,18 @@ import (
 	"strconv"
 	"sync"
 
+	apps "github.com/openshift/api/apps/v1"
+	authorization "github.com/openshift/api/authorization/v1"
+	build "github.com/openshift/api/build/v1"
+	image "github.com/openshift/api/image/v1"
+	network "github.com/openshift/api/network/v1"
+	oauth "github.com/openshift/api/oauth/v1"
+	project "github.com/openshift/api/project/v1"
+	quota "github.com/openshift/api/quota/v1"
+	route "github.com/openshift/api/route/v1"
+	security "github.com/openshift/api/security/v1"
+	template "github.com/openshift/api/template/v1"
+	user "github.com/openshift/api/user/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	current "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -14,6 +26,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/musterdr/muster/providers/fault"
@@ -25,6 +39,16 @@ var protobufMark = []byte("k8s\x00")
 func isObject(stored []byte) bool {
 	return bytes.HasPrefix(stored, protobufMark) || bytes.HasPrefix(bytes.TrimLeft(stored, " \t\r\n"), []byte("{"))
 }
+
+// kinds reads what is stored as protobuf: Kubernetes' own kinds, and those of OpenShift's API servers. OpenShift's
+// other kinds are custom resources.
+var kinds = sync.OnceValue(func() runtime.Decoder {
+	known := runtime.NewScheme()
+	groups := runtime.NewSchemeBuilder(scheme.AddToScheme, apps.Install, authorization.Install, build.Install, image.Install,
+		network.Install, oauth.Install, project.Install, quota.Install, route.Install, security.Install, template.Install, user.Install)
+	utilruntime.Must(groups.AddToScheme(known))
+	return serializer.NewCodecFactory(known).UniversalDeserializer()
+})
 
 // conversions converts CustomResourceDefinitions, which the API server stores in a version that it no longer serves.
 var conversions = sync.OnceValue(func() *runtime.Scheme {
@@ -65,7 +89,7 @@ func decode(key string, raw []byte) (*unstructured.Unstructured, error) {
 		}
 		return object, nil
 	}
-	typed, kind, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	typed, kind, err := kinds().Decode(raw, nil, nil)
 	if runtime.IsNotRegisteredError(err) {
 		return nil, fault.Newf("read object", fault.Unsupported, key, "it is protobuf of a kind that is not known here: %w", err)
 	}
