@@ -96,6 +96,26 @@ func Capture(ctx context.Context, config CaptureConfig) (Captured, error) {
 	}
 }
 
+// CapturePermissions lists what a capture of a selection needs of the cluster that a client talks to.
+func CapturePermissions(ctx context.Context, client *Client, selection Selection) ([]Permission, error) {
+	filter, err := selection.filter()
+	if err != nil {
+		return nil, err
+	}
+	discovered, _, err := client.Discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resources, _ := filter.resources(discovered)
+	var wanted []Permission
+	for _, r := range resources {
+		for _, scope := range filter.scopes(r) {
+			wanted = append(wanted, Permission{Verb: "list", Group: r.Group, Resource: r.Name, Namespace: scope.namespace})
+		}
+	}
+	return wanted, nil
+}
+
 // capture is one capture at work.
 type capture struct {
 	config CaptureConfig
@@ -128,25 +148,21 @@ func (c *capture) take(ctx context.Context, resources []Resource) (Captured, err
 	return c.finish(ctx, taken)
 }
 
-// newestRevision asks where the identity may look: who may read some namespaces alone may not list
-// them all.
+// newestRevision asks the first kind that the identity may list where it is to be listed: who captures
+// some kinds or namespaces need not be able to list others.
 func (c *capture) newestRevision(ctx context.Context, resources []Resource) (int64, error) {
-	namespaces := c.filter.namespaces()
-	if namespaces == nil {
-		return c.config.Client.newestRevision(ctx)
-	}
-	denied := fault.Newf("read newest revision", fault.Denied, c.config.Client.server, "there is no kind that may be listed in %v", namespaces)
+	err := fault.Newf("read newest revision", fault.Invalid, c.config.Client.server, "nothing that the cluster itself keeps is selected: select more")
 	for _, r := range resources {
-		if !r.Namespaced || r.Foreign {
+		if r.Foreign {
 			continue
 		}
-		revision, err := c.config.Client.revisionOf(ctx, r.path(namespaces[0]))
+		var revision int64
+		revision, err = c.config.Client.revisionOf(ctx, r.path(c.filter.scopes(r)[0].namespace))
 		if statusCode(err) != http.StatusForbidden {
 			return revision, err
 		}
-		denied = err
 	}
-	return 0, denied
+	return 0, err
 }
 
 // run reads every resource. What goes with selected objects is known when all of these have been
@@ -232,7 +248,7 @@ func (c *capture) pass(ctx context.Context, resources []Resource, chosen choice)
 
 // read lists one resource into items.
 func (c *capture) read(ctx context.Context, r Resource, items chan<- item) error {
-	for _, scope := range c.scopes(r) {
+	for _, scope := range c.filter.scopes(r) {
 		err := c.list(ctx, scope, items)
 		if reason := c.passedOver(scope, err); reason != "" {
 			c.leave(scope.subject(), reason)
@@ -257,27 +273,6 @@ func (c *capture) passedOver(s scope, err error) string {
 		return "the API server that keeps it does not answer: " + err.Error()
 	}
 	return ""
-}
-
-// scopes are the lists that together hold what is selected of a resource. Namespaces that the plan
-// names are listed one by one: the others' objects then never leave the server.
-func (c *capture) scopes(r Resource) []scope {
-	all := scope{Resource: r}
-	isNamespaces := r.Group == "" && r.Name == "namespaces"
-	if !r.Foreign && !isNamespaces && (r.Namespaced || !c.filter.needed()) { // a foreign server may not know selectors
-		all.selector = c.filter.Selector
-	}
-	namespaces := c.filter.namespaces()
-	if !r.Namespaced || namespaces == nil {
-		return []scope{all}
-	}
-	var scopes []scope
-	for _, namespace := range namespaces {
-		one := all
-		one.namespace = namespace
-		scopes = append(scopes, one)
-	}
-	return scopes
 }
 
 func (c *capture) list(ctx context.Context, s scope, items chan<- item) error {

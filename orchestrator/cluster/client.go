@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,8 @@ type Client struct {
 	typed  kubernetes.Interface
 	pool   *pool
 	config *rest.Config // for connections that become streams
+	runner *Client      // whose credentials a tenant's client comes from; else nil
+	pages  *turnstile   // bounds those that are read at once
 	// tunnelled says that connections are opened by the caller's own function.
 	tunnelled bool
 }
@@ -54,6 +57,10 @@ func Connect(access Access) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newClient(config, access.DialContext != nil)
+}
+
+func newClient(config *rest.Config, tunnelled bool) (*Client, error) {
 	transports, err := newPool(config)
 	if err != nil {
 		return nil, fault.New("connect to cluster", fault.Invalid, config.Host, err)
@@ -69,7 +76,7 @@ func Connect(access Access) (*Client, error) {
 	}
 	return &Client{
 		server: base.Scheme + "://" + base.Host, http: httpClient, typed: typed, pool: transports,
-		config: config, tunnelled: access.DialContext != nil,
+		config: config, tunnelled: tunnelled, pages: newTurnstile(max(readers, runtime.GOMAXPROCS(0))),
 	}, nil
 }
 
@@ -89,7 +96,12 @@ func (c *Client) Ready(ctx context.Context) error {
 }
 
 // Close drops the connections that are idle.
-func (c *Client) Close() { c.pool.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.pool.CloseIdleConnections()
+	if c.runner != nil {
+		c.runner.Close()
+	}
+}
 
 func restConfig(access Access) (*rest.Config, error) {
 	raw, err := readKubeconfig(access)

@@ -192,6 +192,27 @@ func (o Object) labels() map[string]string {
 	return labels
 }
 
+// scopes are the lists, one at least, that together hold what is selected of a resource. Namespaces that the plan
+// names are listed one by one: the others' objects then never leave the server.
+func (f *filter) scopes(r Resource) []scope {
+	all := scope{Resource: r}
+	isNamespaces := r.Group == "" && r.Name == "namespaces"
+	if !r.Foreign && !isNamespaces && (r.Namespaced || !f.needed()) { // a foreign server may not know selectors
+		all.selector = f.Selector
+	}
+	namespaces := f.namespaces()
+	if !r.Namespaced || namespaces == nil {
+		return []scope{all}
+	}
+	var scopes []scope
+	for _, namespace := range namespaces {
+		one := all
+		one.namespace = namespace
+		scopes = append(scopes, one)
+	}
+	return scopes
+}
+
 // objectFields lets a field selector read an object.
 type objectFields Object
 

@@ -83,12 +83,17 @@ func (c *Client) list(ctx context.Context, r Resource, revision int64, remaining
 }
 
 // listScope reads a resource page by page and calls each with every item, in the server's order, as soon
-// as it has been read. With a revision it reads the state at exactly that one; with 0 the newest
-// state. remaining, which may be nil, is told after the first page how many items are to come.
+// as it has been read; each lists nothing itself, for it holds one of the places that lists share. With a
+// revision it reads the state at exactly that one; with 0 the newest state. remaining, which may be nil,
+// is told after the first page how many items are to come.
 func (c *Client) listScope(ctx context.Context, s scope, revision int64, remaining func(int64), each func(json.RawMessage) error) error {
 	token := ""
 	for first := true; first || token != ""; first = false {
+		if err := c.pages.enter(ctx); err != nil {
+			return classify("list", s.subject(), err)
+		}
 		meta, err := c.page(ctx, s, s.query(revision, token), each)
+		c.pages.leave(err == nil)
 		if err != nil {
 			return expired(s, revision, err)
 		}

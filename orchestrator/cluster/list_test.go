@@ -32,7 +32,7 @@ func stub(t *testing.T, answers ...func(http.ResponseWriter, *http.Request)) *Cl
 			t.Errorf("%d of %d requests came", next, len(answers))
 		}
 	})
-	return &Client{server: server.URL, http: server.Client()}
+	return &Client{server: server.URL, http: server.Client(), pages: newTurnstile(1)}
 }
 
 func answer(text string) func(http.ResponseWriter, *http.Request) {
@@ -129,7 +129,7 @@ func TestWrongAuthorityIsDenied(t *testing.T) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it complains of the handshake
 	server.StartTLS()
 	defer server.Close()
-	client := &Client{server: server.URL, http: &http.Client{}}
+	client := &Client{server: server.URL, http: &http.Client{}, pages: newTurnstile(1)}
 	if _, err := client.newestRevision(t.Context()); !fault.Is(err, fault.Denied) {
 		t.Errorf("error is %v", err)
 	}

@@ -53,6 +53,9 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 			delay, again = backoff(attempt), r.method == http.MethodGet && attempt < connectAttempts && !identityRefused(err)
 		} else {
 			delay, again = patience(response)
+			if response.StatusCode == http.StatusTooManyRequests {
+				c.pages.narrow()
+			}
 			err = statusError(response)
 		}
 		if !again || attempt == attempts || ctx.Err() != nil {

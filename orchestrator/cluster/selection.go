@@ -52,6 +52,15 @@ func (s Selection) Validate() error {
 	return err
 }
 
+// NamesNamespaces says what is wrong when Include does not name each namespace, as who may look into
+// some namespaces alone needs it.
+func (s Selection) NamesNamespaces() error {
+	if len(s.Include) == 0 || slices.ContainsFunc(s.Include, isPattern) {
+		return fault.Newf("read selection", fault.Invalid, "include", "a service account sees namespaces one by one: name each of them, without patterns")
+	}
+	return nil
+}
+
 // recorded is the selection as a manifest keeps it; nil when it means everything.
 func (s Selection) recorded() *repository.Selection {
 	if reflect.ValueOf(s).IsZero() {

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 
@@ -14,6 +15,29 @@ import (
 // the plan takes one, else the newest.
 type CaptureNamespaces struct {
 	cluster.Selection `yaml:",inline"`
+	// As is who captures: a tenant's service account, which sees the namespaces that Include names. Then
+	// the default of ClusterResources is none.
+	As *cluster.Tenant `yaml:"as,omitempty"`
+}
+
+// Validate implements plans.Validator.
+func (s *CaptureNamespaces) Validate() error {
+	if err := s.Selection.Validate(); err != nil || s.As == nil {
+		return err
+	}
+	if err := s.As.Validate(); err != nil {
+		return err
+	}
+	return s.selection().NamesNamespaces()
+}
+
+// selection is the plan's, with the defaults of who captures.
+func (s *CaptureNamespaces) selection() cluster.Selection {
+	selection := s.Selection
+	if s.As != nil {
+		selection.ClusterResources = cmp.Or(selection.ClusterResources, cluster.NoClusterResources)
+	}
+	return selection
 }
 
 // namespacesReceipt is what capture-namespaces leaves.
@@ -28,15 +52,22 @@ type placedTree struct {
 	Tree repository.Tree `json:"tree"`
 }
 
-// Check lists what the API server serves.
+// Check lists what the API server serves, and whether a tenant may list what is selected of it.
 func (s *CaptureNamespaces) Check(ctx context.Context, run *orchestrator.Run) error {
-	client, err := clusterClient(ctx, run)
+	client, err := clientAs(ctx, run, s.As)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	_, _, err = client.Discover(ctx)
-	return err
+	if s.As == nil || s.As.SkipDenied {
+		_, _, err = client.Discover(ctx)
+		return err
+	}
+	wanted, err := cluster.CapturePermissions(ctx, client, s.selection())
+	if err != nil {
+		return err
+	}
+	return client.Require(ctx, "ServiceAccount "+s.As.ServiceAccount, wanted)
 }
 
 // Do lists and stores. Repeating it stores the same content under the same IDs.
@@ -47,14 +78,14 @@ func (s *CaptureNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orc
 	if _, err := run.ReceiptOf("snapshot-etcd", &snapshot); err != nil {
 		return nil, fault.New("read receipt", fault.Corrupt, "snapshot-etcd", err)
 	}
-	client, err := clusterClient(ctx, run)
+	client, err := clientAs(ctx, run, s.As)
 	if err != nil {
 		return nil, err
 	}
 	defer client.Close()
 	captured, err := cluster.Capture(ctx, cluster.CaptureConfig{
 		Client: client, Store: run.Repository, Revision: snapshot.Layer.Revision,
-		Selection: s.Selection, Progress: run.Progress, Now: run.Now,
+		Selection: s.selection(), SkipDenied: s.As != nil && s.As.SkipDenied, Progress: run.Progress, Now: run.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -29,6 +29,20 @@ func clusterClient(ctx context.Context, run *orchestrator.Run) (*cluster.Client,
 	return cluster.Connect(cluster.Access{KubeconfigFile: spec.KubeconfigFile, Context: spec.Context})
 }
 
+// clientAs is a client of the cluster that does everything as a tenant, if there is one.
+func clientAs(ctx context.Context, run *orchestrator.Run, tenant *cluster.Tenant) (*cluster.Client, error) {
+	client, err := clusterClient(ctx, run)
+	if err != nil || tenant == nil {
+		return client, err
+	}
+	as, err := client.As(ctx, *tenant)
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return as, nil
+}
+
 func rebuiltClient(ctx context.Context, run *orchestrator.Run) (*cluster.Client, error) {
 	failed := fault.Newf("reach cluster", fault.Invalid, run.Machines.Metadata.Name, "no machine has the role control-plane")
 	for _, m := range controlPlanes(run.Machines) {
