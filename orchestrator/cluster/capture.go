@@ -96,26 +96,6 @@ func Capture(ctx context.Context, config CaptureConfig) (Captured, error) {
 	}
 }
 
-// CapturePermissions lists what a capture of a selection needs of the cluster that a client talks to.
-func CapturePermissions(ctx context.Context, client *Client, selection Selection) ([]Permission, error) {
-	filter, err := selection.filter()
-	if err != nil {
-		return nil, err
-	}
-	discovered, _, err := client.Discover(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resources, _ := filter.resources(discovered)
-	var wanted []Permission
-	for _, r := range resources {
-		for _, scope := range filter.scopes(r) {
-			wanted = append(wanted, Permission{Verb: "list", Group: r.Group, Resource: r.Name, Namespace: scope.namespace})
-		}
-	}
-	return wanted, nil
-}
-
 // capture is one capture at work.
 type capture struct {
 	config CaptureConfig

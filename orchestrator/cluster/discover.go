@@ -60,7 +60,7 @@ func (c *Client) Discover(ctx context.Context) ([]Resource, []repository.LeftOut
 	if err != nil {
 		return nil, nil, classify("discover resources", c.server, err)
 	}
-	foreign, err := c.foreignGroups(ctx)
+	foreign, err := c.aggregated(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,21 +155,12 @@ func (c *Client) apiServices(ctx context.Context) ([]apiService, error) {
 	return services, nil
 }
 
-// foreignGroups asks for the groups of other API servers with the runner's credentials when a tenant
-// may not. When the runner may not either, every group is taken for the cluster's own.
-func (c *Client) foreignGroups(ctx context.Context) (map[string]bool, error) {
-	foreign, err := c.aggregated(ctx)
-	if !fault.Is(err, fault.Denied) {
-		return foreign, err
-	}
-	if c.runner == nil {
-		return nil, nil
-	}
-	return c.runner.foreignGroups(ctx)
-}
-
-// aggregated lists the groups whose API server keeps its objects outside the cluster's etcd.
+// aggregated lists the groups whose API server keeps its objects outside the cluster's etcd. Tenants may
+// not look: the runner does.
 func (c *Client) aggregated(ctx context.Context) (map[string]bool, error) {
+	if c.runner != nil {
+		return c.runner.aggregated(ctx)
+	}
 	services, err := c.apiServices(ctx)
 	if err != nil {
 		return nil, err

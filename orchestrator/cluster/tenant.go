@@ -42,6 +42,15 @@ func (t Tenant) split() (namespace, name string) {
 	return namespace, name
 }
 
+// Handover is what the runner needs to become a tenant.
+func (t Tenant) Handover() Permission {
+	namespace, name := t.split()
+	if t.Impersonate {
+		return Permission{Verb: "impersonate", Resource: "serviceaccounts", Namespace: namespace, Name: name}
+	}
+	return Permission{Verb: "create", Resource: "serviceaccounts/token", Namespace: namespace, Name: name}
+}
+
 // As returns a client that does everything as a tenant. Its Close closes this client, too.
 //
 // Errors: Invalid, NotFound when there is no such account, Denied when the runner may not ask for its

@@ -45,7 +45,7 @@ func TestTenantCapturesWhatItMayRead(t *testing.T) {
 		tenant.Impersonate = impersonate
 		mine := as(t, client, tenant)
 		selection := Selection{Include: []string{"tenant-a"}, ClusterResources: NoClusterResources}
-		wanted, err := CapturePermissions(t.Context(), mine, selection)
+		wanted, err := SelectedPermissions(t.Context(), mine, selection, "list")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +63,7 @@ func TestTenantCapturesWhatItMayRead(t *testing.T) {
 			t.Errorf("its own Secret is not among %v", keysOf(index))
 		}
 		selection.Include = append(selection.Include, "tenant-b")
-		if wanted, err = CapturePermissions(t.Context(), mine, selection); err != nil {
+		if wanted, err = SelectedPermissions(t.Context(), mine, selection, "list"); err != nil {
 			t.Fatal(err)
 		}
 		err = mine.Require(t.Context(), "ServiceAccount tenant-a/backup", wanted)

@@ -63,7 +63,7 @@ func (s *CaptureNamespaces) Check(ctx context.Context, run *orchestrator.Run) er
 		_, _, err = client.Discover(ctx)
 		return err
 	}
-	wanted, err := cluster.CapturePermissions(ctx, client, s.selection())
+	wanted, err := cluster.SelectedPermissions(ctx, client, s.selection(), "list")
 	if err != nil {
 		return err
 	}

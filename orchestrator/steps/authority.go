@@ -1,0 +1,106 @@
+package steps
+
+import (
+	"context"
+
+	"github.com/musterdr/muster/orchestrator/cluster"
+)
+
+// Authority is what somebody needs of the Kubernetes API, by who that is: "" is the runner, with the
+// credentials of the Cluster document; others are service accounts, namespace/name.
+type Authority map[string][]cluster.Permission
+
+// Authorized is implemented by steps that need it. Steps that work on machines bring the cluster's own
+// administrator, and need nothing.
+type Authorized interface {
+	// Authority lists what the step needs of the cluster that a client talks to. The client is nil where
+	// no cluster answers: then the step names every kind that it may meet.
+	Authority(ctx context.Context, client *cluster.Client) (Authority, error)
+}
+
+// Authority implements Authorized.
+func (s *CaptureNamespaces) Authority(ctx context.Context, client *cluster.Client) (Authority, error) {
+	wanted, err := cluster.SelectedPermissions(ctx, client, s.selection(), "list")
+	if err != nil {
+		return nil, err
+	}
+	apiServices := permit("apiregistration.k8s.io", "apiservices", "", "list") // which say what is kept elsewhere
+	if s.As == nil {
+		return Authority{"": append(wanted, apiServices...)}, nil
+	}
+	return Authority{"": append(apiServices, s.As.Handover()), s.As.ServiceAccount: wanted}, nil
+}
+
+// Authority implements Authorized. Which kinds come, the recovery point decides, and definitions in it
+// make kinds that the cluster does not know yet.
+func (s *ReplayNamespaces) Authority(ctx context.Context, _ *cluster.Client) (Authority, error) {
+	wanted, err := cluster.SelectedPermissions(ctx, nil, cluster.Selection{Include: s.Include}, "create", "delete", "get", "list", "patch", "update")
+	for _, roles := range []string{"roles", "clusterroles"} { // Kubernetes lets nobody hand out more than he has, else
+		wanted = append(wanted, permit("rbac.authorization.k8s.io", roles, "", "bind", "escalate")...)
+	}
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *VerifyCluster) Authority(ctx context.Context, _ *cluster.Client) (Authority, error) {
+	wanted, err := cluster.SelectedPermissions(ctx, nil, cluster.Selection{}, "list")
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *CaptureVolumes) Authority(context.Context, *cluster.Client) (Authority, error) {
+	var wanted []cluster.Permission
+	if len(s.Tags) == 0 {
+		for _, resource := range []string{"persistentvolumes", "persistentvolumeclaims", "pods"} {
+			wanted = append(wanted, permit("", resource, "", "list")...)
+		}
+	}
+	if len(s.Quiesce.Hooks) > 0 {
+		wanted = append(wanted, programs("")...)
+	}
+	return Authority{"": wanted}, nil
+}
+
+// Authority implements Authorized.
+func (s *BindVolumes) Authority(context.Context, *cluster.Client) (Authority, error) {
+	volumes := permit("", "persistentvolumes", "", "create", "delete", "get", "update")
+	return Authority{"": append(volumes, permit("", "persistentvolumeclaims", "", "create", "delete", "get")...)}, nil
+}
+
+// Authority implements Authorized.
+func (s *RunCommand) Authority(context.Context, *cluster.Client) (Authority, error) {
+	if s.On != InPod {
+		return nil, nil
+	}
+	return Authority{"": programs(s.Pod.Namespace)}, nil
+}
+
+// Authority implements Authorized.
+func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client) (Authority, error) {
+	if s.Objects == nil {
+		return nil, nil
+	}
+	group, resource := "*", "*"
+	if client != nil {
+		found, err := s.resolve(ctx, client)
+		if err != nil {
+			return nil, err
+		}
+		group, resource = found.Group, found.Name
+	}
+	return Authority{"": permit(group, resource, s.Objects.Namespace, "list", "watch")}, nil
+}
+
+// programs is what a program in a pod needs. A websocket is opened with get, and since Kubernetes 1.35 the
+// server wants create, too.
+func programs(namespace string) []cluster.Permission {
+	return append(permit("", "pods", namespace, "get", "list"), permit("", "pods/exec", namespace, "create", "get")...)
+}
+
+func permit(group, resource, namespace string, verbs ...string) []cluster.Permission {
+	var permissions []cluster.Permission
+	for _, verb := range verbs {
+		permissions = append(permissions, cluster.Permission{Verb: verb, Group: group, Resource: resource, Namespace: namespace})
+	}
+	return permissions
+}
