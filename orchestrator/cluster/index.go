@@ -46,6 +46,16 @@ func (e Entry) Path() string {
 	return "namespaces/" + e.pathInTree()
 }
 
+// names makes sure that an object is the one that the entry speaks of: whoever wrote one could have
+// written the other, and a replay goes by the entry. Errors are Corrupt.
+func (e Entry) names(o Object) error {
+	resource := Resource{Group: e.Group, Version: e.Version}
+	if o.name() == e.Name && o.namespace() == e.Namespace && o.kind() == e.Kind && o.text("apiVersion") == resource.apiVersion() {
+		return nil
+	}
+	return fault.Newf("read object", fault.Corrupt, e.Path(), "it holds another object than its index says: verify the recovery point")
+}
+
 func (e Entry) pathInTree() string {
 	file := pathSegment(groupDir(e.Group)) + "/" + pathSegment(e.Kind) + "/" + fileName(e.Name)
 	if e.Namespace == "" {

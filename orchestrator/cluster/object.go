@@ -81,8 +81,8 @@ func (o Object) annotation(key string) (string, bool) {
 
 // owner is one of an object's owner references.
 type owner struct {
-	group, kind, name, uid string
-	controller             bool
+	group, version, kind, name, uid string
+	controller                      bool
 }
 
 func (o Object) owners() []owner {
@@ -108,6 +108,15 @@ func (o Object) controlled() bool {
 		}
 	}
 	return false
+}
+
+// splitVersion reads an apiVersion; the legacy group is empty.
+func splitVersion(apiVersion string) (group, version string) {
+	group, version, versioned := strings.Cut(apiVersion, "/")
+	if !versioned {
+		return "", group
+	}
+	return group, version
 }
 
 // at walks maps; nil when a step is missing.

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -18,44 +17,53 @@ const (
 	// replayParallel is how many objects are created at a time. The server's priority and fairness
 	// asks for patience when that is too much for it.
 	replayParallel = 64
-	// maxNotes bounds the report of what did not come back; the counts are always whole.
+	// maxNotes bounds the report of what did not come back; the outcomes are always whole.
 	maxNotes = 200
-)
-
-// Conflict says what becomes of an object that stands in the cluster already, with other content.
-type Conflict string
-
-// The answers to a conflict.
-const (
-	KeepExisting    Conflict = "keep"    // the object stays as it is, and is reported as lost
-	ReplaceExisting Conflict = "replace" // the recovery point's content takes its place
 )
 
 // ReplayConfig says what to create, and where.
 type ReplayConfig struct {
 	Client   *Client // of the cluster to replay into
 	Recorded         // what to replay
-	// Include, Exclude and ExcludeKinds are as in CaptureConfig.
-	Include, Exclude, ExcludeKinds []string
-	OnConflict                     Conflict // empty means keep
-	// Wait bounds the tries of what the cluster does not take yet: kinds that are not served, webhooks
-	// whose backends start, namespaces that are being deleted.
+	// Selection chooses among what was captured.
+	Selection
+	// OnConflict is what becomes of an object that stands there with other content, when no policy
+	// says so; empty means keep.
+	OnConflict Conflict
+	// Policies say more about some kinds; the first that fits an object holds.
+	Policies []Policy
+	// Transform changes what is created, in its order.
+	Transform []Transformation
+	// Wait bounds how long nothing may come back while the cluster does not take what is left: kinds
+	// that are not served, webhooks whose backends start, namespaces that are being deleted.
 	Wait     time.Duration
 	Progress Progress
 	Report   func(Note)
 }
 
-// Replayed counts what a replay did. Objects = Created + Present + Replaced + Passed + Lost.
+// Validate says what is wrong with selection, policies or transformations.
+func (c ReplayConfig) Validate() error {
+	_, err := newReplay(c)
+	return err
+}
+
+// Replayed counts what a replay did. Objects is the sum of the counts up to Lost.
 type Replayed struct {
-	Objects  int         `json:"objects"`
-	Created  int         `json:"created"`
-	Present  int         `json:"present"`  // stood there already, with the same content
-	Replaced int         `json:"replaced"` // stood there with other content, and has the captured one now
-	Passed   int         `json:"passed"`   // not for another cluster: see Exceptions
-	Lost     int         `json:"lost"`
-	Waves    []WaveTally `json:"waves"`
+	Objects   int         `json:"objects"`
+	Created   int         `json:"created"`
+	Present   int         `json:"present"`
+	Updated   int         `json:"updated,omitempty"`
+	Replaced  int         `json:"replaced"`
+	Recreated int         `json:"recreated,omitempty"`
+	Kept      int         `json:"kept,omitempty"`
+	Passed    int         `json:"passed"`
+	Lost      int         `json:"lost"`
+	Pruned    int         `json:"pruned,omitempty"`
+	Waves     []WaveTally `json:"waves"`
 	// Exceptions are the reasons of what was passed over.
 	Exceptions []Exception `json:"exceptions,omitempty"`
+	// Outcomes has a line for each object, in the order of their keys.
+	Outcomes []ObjectOutcome `json:"-"`
 }
 
 // WaveTally counts the objects of one wave.
@@ -64,217 +72,169 @@ type WaveTally struct {
 	Objects int    `json:"objects"`
 }
 
-// Replay creates the objects of a recovery point in a different cluster that already runs, in
-// dependency order, many at a time. UIDs in owner references are replaced by those of the new owners.
-// Passed over is what belongs to the captured cluster's own machines and control plane, and what
-// controllers make again. It can be repeated: what stands there already is found.
+// Replay creates the objects of a recovery point in a different cluster that already runs, each as
+// soon as what it needs is there, many at a time. UIDs in owner references are replaced by those of
+// the new owners. Passed over is what belongs to the captured cluster's own machines and control
+// plane, and what controllers make again. It can be repeated: what stands there already is found.
 //
 // What the cluster refuses is noted as lost and is no error. Errors: Denied when it lets nothing in,
-// Transient when it does not answer, Corrupt when the recovery point can't be read.
+// Transient when it does not answer, Invalid for a policy or transformation that can't be.
 func Replay(ctx context.Context, config ReplayConfig) (Replayed, error) {
-	only, err := newFilter(config.Include, config.Exclude, config.ExcludeKinds)
+	r, err := newReplay(config)
 	if err != nil {
 		return Replayed{}, err
 	}
-	r := &replay{
-		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), uids: map[string]string{}, captured: map[string]Entry{},
-		pending: map[Key]bool{}, reasons: map[string]int{},
-	}
-	return r.run(ctx, only)
+	return r.run(ctx)
 }
 
 // replay is one Replay at work.
 type replay struct {
 	ReplayConfig
 	excuses
+	filter    *filter
+	policies  []*policy
+	transform *transformer
+	resolve   resolver
+	owners    map[string]Key // by the UID that the captured cluster gave
+	custom    map[Key]bool   // kinds that a CustomResourceDefinition of the point defines
 
-	captured map[string]Entry // by the UID that the captured cluster gave; written before the work starts
+	standing map[Key]stood // what stood in the cluster at the start, by its key there
+	queue    *queue
 
 	mu      sync.Mutex
-	uids    map[string]string // the new cluster's UID for each captured one
-	pending map[Key]bool      // neither created nor passed over nor lost: others may wait for these
+	targets map[Key]bool // keys of everything replayed, in the cluster
 	reasons map[string]int
 	notes   int
-	result  Replayed
+	pruned  []ObjectOutcome
+	extra   []extra
+	raised  map[Key]bool
 }
 
-func (r *replay) run(ctx context.Context, only *filter) (Replayed, error) {
-	all := waves()
-	byWave := make([][]Entry, len(all))
-	var bytes int64
-	for _, entry := range r.Entries {
-		if only.dropsKind(entry.Group, entry.Resource) || only.skipsKey(entry.Key()) {
-			continue
-		}
-		r.captured[entry.UID], r.pending[entry.Key()] = entry, true
-		i := waveOf(all, entry.Group, entry.Resource)
-		byWave[i] = append(byWave[i], entry)
-		r.result.Objects++
-		bytes += entry.Size
+func newReplay(config ReplayConfig) (*replay, error) {
+	r := &replay{
+		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: map[string]Key{}, custom: map[Key]bool{},
+		standing: map[Key]stood{}, targets: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
 	}
-	r.Progress.Total(bytes, int64(r.result.Objects))
-	var held []Entry
-	for i, w := range all {
-		r.result.Waves = append(r.result.Waves, WaveTally{Name: w.name, Objects: len(byWave[i])})
-		r.Progress.Status(w.name)
-		var err error
-		if held, err = r.untilStuck(ctx, append(held, byWave[i]...)); err != nil {
-			return Replayed{}, err
-		}
-		if w.name == "custom resource definitions" {
-			if err := r.awaitDefinitions(ctx, byWave[i]); err != nil {
-				return Replayed{}, err
-			}
-		}
-	}
-	if err := r.stragglers(ctx, held); err != nil {
-		return Replayed{}, err
-	}
-	return r.finish(), nil
-}
-
-// untilStuck creates objects in passes, as long as a pass makes a difference: owners first, what they
-// own in the next one. It returns what the cluster does not take yet.
-func (r *replay) untilStuck(ctx context.Context, entries []Entry) ([]Entry, error) {
-	for {
-		held, err := r.pass(ctx, entries)
-		if err != nil || len(held) == 0 || len(held) == len(entries) {
-			return entriesOf(held), err
-		}
-		entries = entriesOf(held)
-	}
-}
-
-// heldEntry is an entry that could not be created yet, and why.
-type heldEntry struct {
-	Entry
-	cause error
-}
-
-func entriesOf(held []heldEntry) []Entry {
-	out := make([]Entry, 0, len(held))
-	for _, h := range held {
-		out = append(out, h.Entry)
-	}
-	return out
-}
-
-// pass tries each entry once.
-func (r *replay) pass(ctx context.Context, entries []Entry) ([]heldEntry, error) {
-	var mu sync.Mutex
-	var held []heldEntry
-	group, working := errgroup.WithContext(ctx)
-	group.SetLimit(replayParallel)
-	for _, entry := range entries {
-		if working.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			cause, err := r.one(working, entry)
-			if cause != nil {
-				mu.Lock()
-				held = append(held, heldEntry{entry, cause})
-				mu.Unlock()
-				return nil
-			}
-			if err == nil {
-				r.Progress.Add(entry.Size, 1)
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
+	var err error
+	if r.filter, err = config.filter(); err != nil {
 		return nil, err
 	}
-	return held, ctx.Err()
+	if r.policies, err = newPolicies(config.Policies, config.OnConflict); err != nil {
+		return nil, err
+	}
+	r.transform, err = newTransformer(config.Transform)
+	return r, err
 }
 
-// stragglers tries again what was held up, until it is created or the wait is over.
-func (r *replay) stragglers(ctx context.Context, entries []Entry) error {
-	if len(entries) == 0 {
-		return nil
+func (r *replay) run(ctx context.Context) (Replayed, error) {
+	tasks, result := r.tasks()
+	if err := r.survey(ctx, tasks); err != nil {
+		return Replayed{}, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, r.Wait)
-	defer cancel()
+	if err := r.lowerQuotas(ctx); err != nil { // that an earlier replay raised and could not set back
+		return Replayed{}, err
+	}
+	all := waves()
+	r.queue = newQueue(ctx, tasks, len(all), lateWave(all), r.Wait)
+	defer r.queue.close()
+	workers, working := errgroup.WithContext(ctx)
+	for range min(replayParallel, max(len(tasks), 1)) {
+		workers.Go(func() error { return r.work(working) })
+	}
+	err := workers.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = r.prune(ctx)
+	}
+	// Quotas are set back after a failure too: whoever repeats the replay may come much later.
+	if lowered := r.lowerQuotas(context.WithoutCancel(ctx)); err == nil {
+		err = lowered
+	}
+	if err != nil {
+		return Replayed{}, err
+	}
+	return r.finish(tasks, result), nil
+}
+
+// tasks are the selected objects, and how many there are in each wave.
+func (r *replay) tasks() ([]*task, Replayed) {
+	all := waves()
+	var result Replayed
+	for _, w := range all {
+		result.Waves = append(result.Waves, WaveTally{Name: w.name})
+	}
+	var tasks []*task
+	var bytes int64
+	kinds := map[Resource]bool{}
+	for _, entry := range r.Entries {
+		kinds[resourceOf(entry)] = true
+		key := entry.Key()
+		r.owners[entry.UID] = key
+		if r.filter.skipsKey(key) {
+			continue
+		}
+		t := &task{Entry: entry, wave: waveOf(all, entry.Group, entry.Resource)}
+		tasks = append(tasks, t)
+		if isDefinition(key) {
+			r.custom[definedBy(entry.Name)] = true
+		}
+		result.Objects++
+		result.Waves[t.wave].Objects++
+		bytes += entry.Size
+	}
+	r.resolve = resolverOf(sortedKinds(kinds))
+	r.Progress.Total(bytes, int64(result.Objects))
+	return tasks, result
+}
+
+func sortedKinds(kinds map[Resource]bool) []Resource {
+	var list []Resource
+	for kind := range kinds {
+		list = append(list, kind)
+	}
+	slices.SortFunc(list, func(a, b Resource) int {
+		return Key{Group: a.Group, Resource: a.Name, Name: a.Version}.Compare(Key{Group: b.Group, Resource: b.Name, Name: b.Version})
+	})
+	return list
+}
+
+// work brings back one object after the other.
+func (r *replay) work(ctx context.Context) error {
 	for {
-		held, err := r.pass(ctx, entries)
-		if err != nil || len(held) == 0 {
+		t, gaveUp := r.queue.next(ctx)
+		if t == nil {
+			return ctx.Err()
+		}
+		if gaveUp {
+			r.lose(t, reasonOf(t.cause), fmt.Sprintf("not taken within %s: %s", r.Wait, refusal(t.cause)))
+			continue
+		}
+		if err := r.one(ctx, t); err != nil {
 			return err
 		}
-		r.Progress.Status(fmt.Sprintf("%d objects are not taken yet", len(held)))
-		if len(held) < len(entries) {
-			entries = entriesOf(held)
-			continue
-		}
-		if sleep(waiting, pollEvery) == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		for _, h := range held {
-			r.lose(h.Key(), fmt.Sprintf("not taken within %s: %v", r.Wait, h.cause))
-		}
-		return nil
 	}
 }
 
-// awaitDefinitions waits until the kinds of custom resource definitions are served. One that the
-// cluster does not accept holds up its own objects alone.
-func (r *replay) awaitDefinitions(ctx context.Context, entries []Entry) error {
-	names := map[string]bool{}
-	for _, entry := range entries {
-		names[entry.Name] = true
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	waiting, cancel := context.WithTimeout(ctx, r.Wait)
-	defer cancel()
-	definitions := Resource{Group: "apiextensions.k8s.io", Version: "v1", Name: "customresourcedefinitions"}
-	_ = until(waiting, func() (bool, error) { // what is not served when the time is up is held, and noted then
-		served := true
-		var list struct {
-			Items []Object `json:"items"`
-		}
-		err := r.Client.call(waiting, request{method: http.MethodGet, path: definitions.path("")}, &list)
-		for _, definition := range list.Items {
-			served = served && (!names[definition.name()] || established(definition))
-		}
-		return served && err == nil, err
-	})
-	return ctx.Err()
-}
-
-func established(definition Object) bool {
-	conditions, _ := at(definition, "status", "conditions").([]any)
-	return slices.ContainsFunc(conditions, func(entry any) bool {
-		return at(entry, "type") == "Established" && at(entry, "status") == "True"
-	})
-}
-
-func (r *replay) count(counter *int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	*counter++
+// settle ends the work at an object.
+func (r *replay) settle(t *task, outcome Outcome) {
+	r.Progress.Add(t.Size, 1)
+	r.queue.settle(t, outcome)
 }
 
 // passOver settles an object that is not for another cluster.
-func (r *replay) passOver(key Key, reason string) {
+func (r *replay) passOver(t *task, reason string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.result.Passed++
 	r.reasons[reason]++
-	r.pending[key] = false
+	r.mu.Unlock()
+	r.settle(t, Outcome{Passed, ByRule, reason})
 }
 
 // lose settles an object that does not come back.
-func (r *replay) lose(key Key, text string) {
-	r.mu.Lock()
-	r.result.Lost++
-	r.pending[key] = false
-	r.mu.Unlock()
-	r.note(Lost, key, text)
+func (r *replay) lose(t *task, reason Reason, text string) {
+	r.note(Lost, t.Key(), text)
+	r.settle(t, Outcome{Failed, reason, text})
 }
 
 func (r *replay) note(weight Weight, key Key, text string) {
@@ -287,22 +247,39 @@ func (r *replay) note(weight Weight, key Key, text string) {
 	}
 }
 
-func (r *replay) finish() Replayed {
+// finish counts the outcomes.
+func (r *replay) finish(tasks []*task, result Replayed) Replayed {
+	counters := map[Result]*int{
+		Created: &result.Created, Present: &result.Present, Updated: &result.Updated, Replaced: &result.Replaced, Recreated: &result.Recreated,
+		Kept: &result.Kept, Passed: &result.Passed, Failed: &result.Lost,
+	}
+	for _, t := range tasks {
+		*counters[t.outcome.Result]++
+		result.Outcomes = append(result.Outcomes, outcomeLine(t.Key(), t.outcome))
+	}
+	result.Pruned = len(r.pruned)
+	result.Outcomes = append(result.Outcomes, r.pruned...)
+	slices.SortFunc(result.Outcomes, func(a, b ObjectOutcome) int { return a.Key().Compare(b.Key()) })
 	for reason, count := range r.reasons {
-		r.result.Exceptions = append(r.result.Exceptions, Exception{Reason: reason, Count: count})
+		result.Exceptions = append(result.Exceptions, Exception{Reason: reason, Count: count})
 	}
-	slices.SortFunc(r.result.Exceptions, func(a, b Exception) int { return strings.Compare(a.Reason, b.Reason) })
+	slices.SortFunc(result.Exceptions, func(a, b Exception) int { return strings.Compare(a.Reason, b.Reason) })
 	if more := r.notes - maxNotes; more > 0 {
-		r.Report(Note{Weight: Info, Subject: "objects", Text: fmt.Sprintf("%d more notes like these; the counts are whole", more)})
+		r.Report(Note{Weight: Info, Subject: "objects", Text: fmt.Sprintf("%d more notes like these; the outcomes are whole", more)})
 	}
-	return r.result
+	return result
 }
 
-// load reads a captured object.
+// load reads a captured object, and makes sure that it is the one that the index names: a recovery
+// point is not to be believed more than its content.
 func (r *replay) load(ctx context.Context, entry Entry) (Object, error) {
 	text, err := r.Load(ctx, entry.ID)
 	if err != nil {
 		return nil, fault.New("replay", fault.KindOf(err), entry.Path(), err)
 	}
-	return parseFile(entry.Path(), text)
+	object, err := parseFile(entry.Path(), text)
+	if err != nil {
+		return nil, err
+	}
+	return object, entry.names(object)
 }

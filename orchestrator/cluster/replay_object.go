@@ -7,117 +7,372 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/musterdr/muster/providers/fault"
 )
 
-// one brings one object back, or settles that it does not come back. A cause is returned when the
-// cluster does not take it yet; an error ends the replay.
-func (r *replay) one(ctx context.Context, entry Entry) (cause, err error) {
-	key := entry.Key()
-	captured, err := r.load(ctx, entry)
+// one brings one object back, lets it wait for what it needs, sets it aside while the cluster does not
+// take it, or settles that it does not come back. An error ends the replay.
+func (r *replay) one(ctx context.Context, t *task) error {
+	key := t.Key()
+	captured, err := r.load(ctx, t.Entry)
 	if err != nil {
-		return nil, err
+		return r.unreadable(t, err)
 	}
 	if reason := r.excused(key, captured); reason != "" {
-		r.passOver(key, reason)
-		return nil, nil
+		r.passOver(t, reason)
+		return nil
 	}
-	if r.awaits(Key{Resource: "namespaces", Name: key.Namespace}) {
-		return fault.Newf("replay", fault.Transient, key.String(), "its namespace is not there yet"), nil
+	if skipped, err := r.filter.skips(ctx, key, captured); skipped || err != nil {
+		return r.unselected(t, err)
 	}
-	wanted := r.prepare(key, captured)
-	if cause, err := r.adopt(ctx, key, wanted, captured.owners()); cause != nil || err != nil {
-		return cause, err
+	needs := references(key, captured, r.resolve)
+	if r.queue.await(t, needs) {
+		return nil
 	}
-	resource := resourceOf(entry)
-	living, err := r.create(ctx, resource, key, wanted)
-	if err == nil {
-		r.count(&r.result.Created)
-	} else if statusCode(err) != 0 {
-		living, err = r.existing(ctx, resource, key, wanted, err)
+	if lacks, reason := r.lacks(needs); reason != "" {
+		r.lose(t, reason, lacks)
+		return nil
 	}
-	switch {
-	case err == nil:
-		r.mu.Lock()
-		r.uids[entry.UID] = living.uid()
-		r.pending[key] = false
-		r.mu.Unlock()
-		return nil, nil
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case statusCode(err) == http.StatusUnauthorized || statusCode(err) == 0 && !fault.KindOf(err).Retryable():
-		return nil, err
-	case notYet(err):
-		return err, nil
+	wanted, err := r.prepare(ctx, key, captured)
+	if err != nil {
+		r.lose(t, Refused, refusal(err))
+		return nil
 	}
-	r.lose(key, refusal(err))
-	return nil, nil
+	w := &want{task: t, key: targetKey(key, wanted), object: wanted, policy: r.policyOf(key, captured)}
+	if err := r.adopt(ctx, w, captured.owners()); err != nil {
+		return r.answer(ctx, w, Outcome{}, err)
+	}
+	outcome, err := r.bring(ctx, w)
+	if err == nil && w.policy.Status {
+		err = r.writeStatus(ctx, w, captured)
+	}
+	return r.answer(ctx, w, outcome, err)
 }
 
-// prepare returns what to send for a captured object: without what each cluster fills by itself.
-func (r *replay) prepare(key Key, captured Object) Object {
-	wanted := r.normalise(key, stable(captured))
-	if key.Group == "" && key.Resource == "services" && captured.text("spec", "clusterIP") == "None" {
-		wanted["spec"].(map[string]any)["clusterIP"] = "None" // a headless Service: a choice, not an address
+// want is an object as it is to be in the cluster.
+type want struct {
+	*task
+	key    Key // in the cluster
+	object Object
+	policy *policy
+}
+
+func (w *want) resource() Resource {
+	resource := resourceOf(w.Entry)
+	_, resource.Version = splitVersion(w.object.text("apiVersion"))
+	return resource
+}
+
+// targetKey is where an object stands in the cluster: transformations may give it another name.
+func targetKey(key Key, wanted Object) Key {
+	key.Namespace, key.Name = wanted.namespace(), wanted.name()
+	return key
+}
+
+func (r *replay) unselected(t *task, err error) error {
+	if err == nil {
+		r.passOver(t, "the plan selects others")
 	}
-	return wanted
+	return err
+}
+
+// unreadable settles an object that the recovery point does not hold as its index says. What the
+// repository can't answer now is no such thing.
+func (r *replay) unreadable(t *task, err error) error {
+	switch fault.KindOf(err) {
+	case fault.Corrupt, fault.NotFound:
+		r.lose(t, Unreadable, err.Error())
+	case fault.Invalid:
+		r.lose(t, TooLarge, err.Error())
+	default:
+		return err
+	}
+	return nil
+}
+
+// answer settles an object by how the cluster answered.
+func (r *replay) answer(ctx context.Context, w *want, outcome Outcome, err error) error {
+	if err == nil {
+		if outcome.Result == Failed {
+			r.note(Lost, w.Key(), outcome.Message)
+		}
+		r.settle(w.task, outcome)
+		return nil
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case statusCode(err) == http.StatusUnauthorized || statusCode(err) == 0 && !fault.KindOf(err).Retryable():
+		return err
+	case notYet(err):
+		r.queue.park(w.task, err)
+		r.Progress.Status(fmt.Sprintf("%d objects are not taken yet", r.queue.parkedCount()))
+		return nil
+	}
+	if reasonOf(err) == QuotaExceeded {
+		again, failed := r.raise(ctx, w.key.Namespace, err)
+		if failed != nil {
+			return failed
+		}
+		if again {
+			r.queue.park(w.task, err)
+			return nil
+		}
+	}
+	r.lose(w.task, reasonOf(err), refusal(err))
+	return nil
+}
+
+// lacks tells which object an object can't be without has not come back.
+func (r *replay) lacks(needs []Reference) (text string, reason Reason) {
+	for _, need := range needs {
+		outcome, _, settled := r.queue.outcomeOf(need.Key)
+		if !need.Hard || !settled || outcome.Result != Failed {
+			continue
+		}
+		switch {
+		case need.Key.Group == "" && need.Key.Resource == "namespaces" && outcome.Reason == BeingDeleted:
+			return "its namespace is being deleted", NamespaceTerminating
+		case need.Key.Group == "" && need.Key.Resource == "namespaces" && outcome.Reason != Conflicting:
+			return "its namespace did not come back", NamespaceMissing
+		case isDefinition(need.Key) && outcome.Reason != Conflicting:
+			return "its definition " + need.Key.Name + " did not come back", KindNotServed
+		}
+	}
+	return "", ""
+}
+
+// prepare returns what to send for a captured object: without what each cluster fills by itself, with
+// the ports and addresses it had, and changed as the plan says.
+func (r *replay) prepare(ctx context.Context, key Key, captured Object) (Object, error) {
+	wanted := r.normalise(key, stable(captured))
+	switch (Key{Group: key.Group, Resource: key.Resource}) {
+	case Key{Resource: "services"}:
+		keepAddresses(wanted, captured)
+	case Key{Resource: "persistentvolumeclaims"}:
+		r.keepVolume(wanted, captured)
+	}
+	if status, found := captured["status"]; found && r.custom[Key{Group: key.Group, Resource: key.Resource}] {
+		wanted["status"] = status // kinds without a status subresource keep it as any other field
+	}
+	return r.transform.apply(ctx, key, wanted)
+}
+
+// keepVolume names the claim's volume when that has come back as it was.
+func (r *replay) keepVolume(wanted, captured Object) {
+	name := captured.text("spec", "volumeName")
+	outcome, uid, settled := r.queue.outcomeOf(Key{Resource: "persistentvolumes", Name: name})
+	if settled && uid != "" && outcome.Result != Failed {
+		wanted["spec"].(map[string]any)["volumeName"] = name
+	}
 }
 
 // adopt gives owner references the UIDs that the owners have in this cluster. An owner that does not
 // come back is left out: the garbage collector would delete the object with it.
-func (r *replay) adopt(ctx context.Context, key Key, wanted Object, owners []owner) (cause, err error) {
-	if len(owners) == 0 {
-		return nil, nil
+func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
+	references, _ := at(w.object, "metadata", "ownerReferences").([]any)
+	if len(references) == 0 {
+		return nil
 	}
-	references := at(wanted, "metadata", "ownerReferences").([]any)
 	var kept []any
-	for i, o := range owners {
-		uid, err := r.ownerUID(ctx, o)
+	for i, o := range w.object.owners() {
+		uid, err := r.ownerUID(ctx, o, captured)
 		if err != nil {
-			return nil, err
-		}
-		if uid == "" && r.awaits(r.captured[o.uid].Key()) {
-			return fault.Newf("replay", fault.Transient, key.String(), "its owner %s %s is not there yet", o.kind, o.name), nil
+			return err
 		}
 		if uid == "" {
-			r.note(Changed, key, fmt.Sprintf("created without its owner %s %s, which is not there", o.kind, o.name))
+			r.note(Changed, w.Key(), fmt.Sprintf("created without its owner %s %s, which is not there", o.kind, o.name))
 			continue
 		}
 		references[i].(map[string]any)["uid"] = uid
 		kept = append(kept, references[i])
 	}
-	wanted.metadata()["ownerReferences"] = kept
+	w.object.metadata()["ownerReferences"] = kept
 	if len(kept) == 0 {
-		delete(wanted.metadata(), "ownerReferences")
+		delete(w.object.metadata(), "ownerReferences")
 	}
-	return nil, nil
+	return nil
 }
 
-// awaits reports an object that is to come and has not come yet.
-func (r *replay) awaits(key Key) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.pending[key]
-}
-
-// ownerUID is empty for an owner that is not there. One that was passed over may stand in this
-// cluster under the same name.
-func (r *replay) ownerUID(ctx context.Context, o owner) (string, error) {
-	entry, known := r.captured[o.uid]
-	r.mu.Lock()
-	uid, created := r.uids[o.uid]
-	pending := r.pending[entry.Key()]
-	r.mu.Unlock()
-	if created || !known || pending {
+// ownerUID is empty for an owner that is not there. One that was passed over, or not selected, may
+// stand in this cluster under the same name.
+func (r *replay) ownerUID(ctx context.Context, o owner, captured []owner) (string, error) {
+	i := slices.IndexFunc(captured, func(c owner) bool { return c.kind == o.kind && c.name == o.name && c.group == o.group })
+	if i < 0 {
+		return o.uid, nil // a transformation wrote it
+	}
+	key, known := r.owners[captured[i].uid]
+	if !known {
+		return "", nil
+	}
+	outcome, uid, settled := r.queue.outcomeOf(key)
+	if uid != "" || settled && outcome.Result == Failed || r.queue.has(key) && !settled {
 		return uid, nil
 	}
-	living, err := r.get(ctx, resourceOf(entry), entry.Key())
+	there := r.transform.key(key)
+	resource := Resource{Group: key.Group, Version: o.version, Name: key.Resource, Namespaced: key.Namespace != ""}
+	living, err := r.get(ctx, resource, there)
 	if statusCode(err) == http.StatusNotFound {
 		return "", nil
 	}
 	return living.uid(), err
+}
+
+// bring creates an object, or deals with one that stands there.
+func (r *replay) bring(ctx context.Context, w *want) (Outcome, error) {
+	if there, stands := r.stands(w); stands {
+		if there.digest == r.digest(w.key, w.object) {
+			w.uid = there.uid
+			return Outcome{Result: Present}, nil
+		}
+		if outcome, err := r.existing(ctx, w, nil); !errors.Is(err, errGone) {
+			return outcome, err
+		}
+	}
+	living, err := r.createWithAddresses(ctx, w)
+	if err == nil {
+		w.uid = living.uid()
+		return Outcome{Result: Created}, r.established(ctx, w)
+	}
+	if statusCode(err) == 0 {
+		return Outcome{}, err
+	}
+	return r.existing(ctx, w, err)
+}
+
+// stands tells what the survey met in an object's place. What stood in a namespace that was made since
+// went with the old one.
+func (r *replay) stands(w *want) (stood, bool) {
+	outcome, _, _ := r.queue.outcomeOf(Key{Resource: "namespaces", Name: w.Namespace})
+	there, stands := r.standing[w.key]
+	return there, stands && (w.Namespace == "" || outcome.Result != Created)
+}
+
+var errGone = errors.New("it stood there and is gone")
+
+// existing deals with an object that stands there already: from an earlier try, from a controller, or
+// from somebody else. It may do so behind any refusal to create it, since webhooks and quotas are asked
+// first.
+func (r *replay) existing(ctx context.Context, w *want, refused error) (Outcome, error) {
+	living, err := r.get(ctx, w.resource(), w.key)
+	switch {
+	case statusCode(err) == http.StatusNotFound && refused == nil:
+		return Outcome{}, errGone
+	case statusCode(err) == http.StatusNotFound && statusCode(refused) != http.StatusConflict:
+		return Outcome{}, refused
+	case statusCode(err) == http.StatusNotFound || err == nil && deleting(living):
+		return Outcome{}, beingDeleted(w.key)
+	case err != nil:
+		return Outcome{}, err
+	}
+	w.uid = living.uid()
+	if r.digest(w.key, w.object) == r.digest(w.key, living) {
+		return Outcome{Result: Present}, nil
+	}
+	if madeByController(w.key) && w.policy.OnConflict == KeepExisting {
+		return r.replace(ctx, w, living)
+	}
+	switch w.policy.OnConflict {
+	case SkipExisting:
+		return Outcome{Kept, Conflicting, "it stands there with other content (" + r.differing(w, living) + ")"}, nil
+	case UpdateExisting:
+		return r.update(ctx, w, living)
+	case ReplaceExisting:
+		return r.replace(ctx, w, living)
+	case RecreateExisting:
+		outcome, err := r.replace(ctx, w, living)
+		if reasonOf(err) == Immutable {
+			return r.recreate(ctx, w, living)
+		}
+		return outcome, err
+	}
+	return Outcome{Failed, Conflicting, fmt.Sprintf(
+		"it stands there with other content (%s) and was kept: replay again with onConflict: replace, or delete it first", r.differing(w, living))}, nil
+}
+
+func (r *replay) differing(w *want, living Object) string {
+	before, after := stable(r.normalise(w.key, w.object)), stable(r.normalise(w.key, living))
+	return strings.Join(differingFields(before, after, maxFields), ", ")
+}
+
+// madeByController reports objects that every cluster makes in each namespace, for people to change.
+func madeByController(key Key) bool {
+	return key.Group == "" && key.Resource == "serviceaccounts" && (key.Name == "default" || key.Name == "builder" || key.Name == "deployer")
+}
+
+// replace puts the content in the place of what stands there.
+func (r *replay) replace(ctx context.Context, w *want, living Object) (Outcome, error) {
+	replacement := clone(w.object).(Object)
+	replacement.metadata()["resourceVersion"] = living.text("metadata", "resourceVersion")
+	err := r.write(ctx, http.MethodPut, w, replacement, nil)
+	return Outcome{Result: Replaced}, err
+}
+
+// update applies the captured fields by server-side apply; fields that only the living object has stay.
+func (r *replay) update(ctx context.Context, w *want, living Object) (Outcome, error) {
+	var updated Object
+	err := r.write(ctx, http.MethodPatch, w, w.object, &updated)
+	if err == nil && updated.text("metadata", "resourceVersion") == living.text("metadata", "resourceVersion") {
+		return Outcome{Result: Present}, nil
+	}
+	return Outcome{Result: Updated}, err
+}
+
+func (r *replay) write(ctx context.Context, method string, w *want, object Object, into any) error {
+	write := request{method: method, path: objectPath(w.resource(), w.key), body: appendCanonical(nil, object)}
+	if method == http.MethodPatch {
+		write.contentType = "application/apply-patch+yaml" // JSON is YAML
+		write.query = url.Values{"fieldManager": {"muster"}, "force": {"true"}}
+	}
+	return r.Client.call(ctx, write, into)
+}
+
+// recreate deletes what can't be changed and creates it anew.
+func (r *replay) recreate(ctx context.Context, w *want, living Object) (Outcome, error) {
+	err := r.delete(ctx, w.resource(), w.key, living.uid())
+	if err != nil && statusCode(err) != http.StatusNotFound {
+		return Outcome{}, err
+	}
+	created, err := r.createWithAddresses(ctx, w)
+	if statusCode(err) == http.StatusConflict {
+		return Outcome{}, beingDeleted(w.key)
+	}
+	w.uid = created.uid()
+	return Outcome{Result: Recreated}, err
+}
+
+// delete deletes one object, and no other that has taken its name.
+func (r *replay) delete(ctx context.Context, resource Resource, key Key, uid string) error {
+	options := Object{
+		"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": map[string]any{"uid": uid},
+	}
+	return r.Client.call(ctx, request{method: http.MethodDelete, path: objectPath(resource, key), body: appendCanonical(nil, options)}, nil)
+}
+
+func beingDeleted(key Key) error {
+	return fault.New("replay", fault.Transient, key.String(), errBeingDeleted)
+}
+
+var errBeingDeleted = errors.New("an object of this name is being deleted")
+
+// writeStatus writes the captured status through the subresource. Kinds without one had it with the
+// rest of the object.
+func (r *replay) writeStatus(ctx context.Context, w *want, captured Object) error {
+	status, found := captured["status"]
+	if !found {
+		return nil
+	}
+	err := r.Client.call(ctx, request{
+		method: http.MethodPatch, path: objectPath(w.resource(), w.key) + "/status", contentType: "application/merge-patch+json",
+		body: appendCanonical(nil, Object{"status": status}),
+	}, nil)
+	if statusCode(err) == http.StatusNotFound || statusCode(err) == http.StatusMethodNotAllowed {
+		return nil
+	}
+	return err
 }
 
 func resourceOf(entry Entry) Resource {
@@ -128,13 +383,13 @@ func objectPath(resource Resource, key Key) string {
 	return resource.path(key.Namespace) + "/" + url.PathEscape(key.Name)
 }
 
-func (r *replay) create(ctx context.Context, resource Resource, key Key, wanted Object) (Object, error) {
-	body, err := json.Marshal(wanted)
+func (r *replay) create(ctx context.Context, w *want) (Object, error) {
+	body, err := json.Marshal(w.object)
 	if err != nil {
-		return nil, fault.New("replay", fault.Corrupt, key.String(), err)
+		return nil, fault.New("replay", fault.Corrupt, w.key.String(), err)
 	}
 	var living Object
-	err = r.Client.call(ctx, request{method: http.MethodPost, path: resource.path(key.Namespace), body: body}, &living)
+	err = r.Client.call(ctx, request{method: http.MethodPost, path: w.resource().path(w.key.Namespace), body: body}, &living)
 	return living, err
 }
 
@@ -142,53 +397,6 @@ func (r *replay) get(ctx context.Context, resource Resource, key Key) (Object, e
 	var living Object
 	err := r.Client.call(ctx, request{method: http.MethodGet, path: objectPath(resource, key)}, &living)
 	return living, err
-}
-
-// existing deals with an object that could not be created, because it stands there already: from an
-// earlier try, from a controller, or from somebody else. Then webhooks and quotas, which are asked
-// first, may have refused it, so that every refusal is looked at.
-func (r *replay) existing(ctx context.Context, resource Resource, key Key, wanted Object, refused error) (Object, error) {
-	living, err := r.get(ctx, resource, key)
-	if statusCode(err) == http.StatusNotFound && statusCode(refused) != http.StatusConflict {
-		return nil, refused
-	}
-	if statusCode(err) == http.StatusNotFound || err == nil && deleting(living) {
-		return nil, fault.Newf("replay", fault.Transient, key.String(), "an object of this name is being deleted")
-	}
-	if err != nil {
-		return nil, err
-	}
-	before, after := stable(r.normalise(key, wanted)), stable(r.normalise(key, living))
-	if Digest(before) == Digest(after) {
-		r.count(&r.result.Present)
-		return living, nil
-	}
-	if r.OnConflict != ReplaceExisting && !madeByController(key) {
-		fields := strings.Join(differingFields(before, after, maxFields), ", ")
-		r.lose(key, fmt.Sprintf("it stands there with other content (%s) and was kept: replay again with onConflict: replace, or delete it first", fields))
-		return living, nil
-	}
-	return r.replace(ctx, resource, key, wanted, living)
-}
-
-// madeByController reports objects that every cluster makes in each namespace, for people to change.
-func madeByController(key Key) bool {
-	return key.Group == "" && key.Resource == "serviceaccounts" && key.Name == "default"
-}
-
-func (r *replay) replace(ctx context.Context, resource Resource, key Key, wanted, living Object) (Object, error) {
-	replacement := clone(wanted).(Object)
-	replacement.metadata()["resourceVersion"] = living.text("metadata", "resourceVersion")
-	body, err := json.Marshal(replacement)
-	if err != nil {
-		return nil, fault.New("replay", fault.Corrupt, key.String(), err)
-	}
-	var replaced Object
-	if err := r.Client.call(ctx, request{method: http.MethodPut, path: objectPath(resource, key), body: body}, &replaced); err != nil {
-		return nil, err
-	}
-	r.count(&r.result.Replaced)
-	return replaced, nil
 }
 
 // notYet reports refusals that pass when something else has come up: a kind or a namespace that is

@@ -1,5 +1,7 @@
 package cluster
 
+import "slices"
+
 // wave is a set of objects that can be created side by side. What a later wave needs stands in an
 // earlier one. A kind belongs to the first wave with a rule for it.
 type wave struct {
@@ -9,6 +11,9 @@ type wave struct {
 
 // otherKinds is the wave of everything that no rule names: custom resources, above all.
 const otherKinds = "other kinds"
+
+// quotaWave is the first that waits for all others.
+const quotaWave = "quotas"
 
 // waves is the dependency order of a replay. Owners are no part of it: an object waits for its owner
 // wherever that stands.
@@ -36,10 +41,15 @@ func waves() []wave {
 			{Group: "apps.openshift.io"}, {Group: "autoscaling"}, {Group: "policy"},
 		}},
 		// Quotas would count what is created here twice while it is created.
-		{"quotas", []Rule{{Group: "core", Resource: "resourcequotas"}, {Group: "quota.openshift.io"}}},
+		{quotaWave, []Rule{{Group: "core", Resource: "resourcequotas"}, {Group: "quota.openshift.io"}}},
 		// What is asked about every request comes when whoever answers is there.
 		{"webhooks and API services", []Rule{{Group: "admissionregistration.k8s.io"}, {Group: "apiregistration.k8s.io"}}},
 	}
+}
+
+// lateWave is the first of those that come when nothing else is under way.
+func lateWave(all []wave) int {
+	return slices.IndexFunc(all, func(w wave) bool { return w.name == quotaWave })
 }
 
 // waveOf returns the index of a kind's wave.

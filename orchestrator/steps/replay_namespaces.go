@@ -5,43 +5,57 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/cluster"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
 )
 
 // ReplayNamespaces creates the API objects of a recovery point in a different cluster that already
 // runs.
 type ReplayNamespaces struct {
-	// Include and Exclude are patterns of namespaces: "team-*"; no Include means all.
-	Include []string `yaml:"include,omitempty"`
-	Exclude []string `yaml:"exclude,omitempty"`
-	// ExcludeKinds are resources to leave out: "resource.group", with patterns.
-	ExcludeKinds []string `yaml:"excludeKinds,omitempty"`
-	// OnConflict is keep (the default) or replace: what becomes of objects that stand there already.
+	cluster.Selection `yaml:",inline"`
+	// OnConflict is what becomes of objects that stand there with other content: keep (the default; they
+	// count as lost), skip, update, replace or recreate.
 	OnConflict cluster.Conflict `yaml:"onConflict,omitempty"`
-	// Wait bounds the tries of what the cluster does not take yet; 0 means two minutes.
+	// Policies say more about some kinds; the first that fits an object holds.
+	Policies []cluster.Policy `yaml:"policies,omitempty"`
+	// Transform changes what is created.
+	Transform []cluster.Transformation `yaml:"transform,omitempty"`
+	// Wait bounds how long nothing may come back while the cluster does not take what is left; 0 means
+	// two minutes.
 	Wait plans.Duration `yaml:"wait,omitempty"`
 }
 
 const replayWait = 2 * time.Minute
 
-// replayReceipt is what replay-namespaces leaves: the filter is verify-cluster's, too.
+// replayReceipt is what replay-namespaces leaves: the rules that it went by are verify-cluster's, too.
 type replayReceipt struct {
 	cluster.Replayed
-	Include      []string `json:"include,omitempty"`
-	Exclude      []string `json:"exclude,omitempty"`
-	ExcludeKinds []string `json:"excludeKinds,omitempty"`
+	cluster.Selection
+	Policies   []cluster.Policy         `json:"policies,omitempty"`
+	OnConflict cluster.Conflict         `json:"onConflict,omitempty"`
+	Transform  []cluster.Transformation `json:"transform,omitempty"`
+	// Outcomes is outcomes.jsonl: see docs/formats/outcomes.md.
+	Outcomes repository.Object `json:"outcomes"`
+}
+
+// Validate checks what can be checked without a cluster.
+func (s *ReplayNamespaces) Validate() error { return s.config().Validate() }
+
+func (s *ReplayNamespaces) config() cluster.ReplayConfig {
+	return cluster.ReplayConfig{
+		Selection: s.Selection, OnConflict: s.OnConflict, Policies: s.Policies, Transform: s.Transform,
+		Wait: cmp.Or(time.Duration(s.Wait), replayWait),
+	}
 }
 
 // Check looks whether the recovery point holds objects and the cluster answers.
 func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) error {
-	if s.OnConflict != "" && s.OnConflict != cluster.KeepExisting && s.OnConflict != cluster.ReplaceExisting {
-		return fault.Newf("check onConflict", fault.Invalid, string(s.OnConflict), "want keep or replace")
-	}
 	if _, err := cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
 		return err
 	}
@@ -55,22 +69,20 @@ func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) err
 
 // Do can be repeated: what an earlier try created is found by its name.
 func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) (orchestrator.Receipt, error) {
-	recorded, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
-	if err != nil {
+	config := s.config()
+	var err error
+	if config.Recorded, err = cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
 		return nil, err
 	}
-	client, err := clusterClient(ctx, run)
-	if err != nil {
+	if config.Client, err = clusterClient(ctx, run); err != nil {
 		return nil, err
 	}
-	defer client.Close()
-	replayed, err := cluster.Replay(ctx, cluster.ReplayConfig{
-		Client: client, Recorded: recorded, Include: s.Include, Exclude: s.Exclude, ExcludeKinds: s.ExcludeKinds,
-		OnConflict: s.OnConflict, Wait: cmp.Or(time.Duration(s.Wait), replayWait), Progress: run.Progress,
-		Report: func(note cluster.Note) {
-			run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Severity(note.Weight), Layer: "namespaces", Subject: note.Subject, Text: note.Text})
-		},
-	})
+	defer config.Client.Close()
+	config.Progress = run.Progress
+	config.Report = func(note cluster.Note) {
+		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Severity(note.Weight), Layer: "namespaces", Subject: note.Subject, Text: note.Text})
+	}
+	replayed, err := cluster.Replay(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -78,12 +90,45 @@ func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orch
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Info, Layer: "namespaces",
 			Subject: fmt.Sprintf("%d objects", passed.Count), Text: "not for another cluster: " + passed.Reason})
 	}
-	return json.Marshal(replayReceipt{Replayed: replayed, Include: s.Include, Exclude: s.Exclude, ExcludeKinds: s.ExcludeKinds})
+	receipt := replayReceipt{Replayed: replayed, Selection: s.Selection, Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform}
+	if receipt.Outcomes, err = putOutcomes(ctx, run.Repository, replayed.Outcomes); err != nil {
+		return nil, err
+	}
+	return json.Marshal(receipt)
 }
 
-// Verify is the step verify-cluster's work.
-func (s *ReplayNamespaces) Verify(context.Context, *orchestrator.Run, orchestrator.Receipt) error {
-	return nil
+// putOutcomes keeps what became of each object: a hundred thousand lines are no receipt.
+func putOutcomes(ctx context.Context, to *repository.Repository, outcomes []cluster.ObjectOutcome) (repository.Object, error) {
+	reader, writer := io.Pipe()
+	go func() { writer.CloseWithError(cluster.WriteOutcomes(writer, outcomes)) }()
+	defer reader.Close() // ends the writer when the repository gave up
+	object, err := to.Put(ctx, cluster.OutcomesPath, reader)
+	if err != nil {
+		return object, err
+	}
+	return object, to.Flush(ctx)
+}
+
+// Verify reads the outcomes back.
+func (s *ReplayNamespaces) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
+	var r replayReceipt
+	if err := json.Unmarshal(receipt, &r); err != nil {
+		return fault.New("read receipt", fault.Corrupt, run.Step, err)
+	}
+	outcomes, err := readOutcomes(ctx, run.Repository, r.Outcomes.ID)
+	if err == nil && len(outcomes) != r.Objects+r.Pruned {
+		err = fault.Newf("verify outcomes", fault.Corrupt, run.Step, "%d outcomes are kept, of %d objects", len(outcomes), r.Objects+r.Pruned)
+	}
+	return err
+}
+
+func readOutcomes(ctx context.Context, from *repository.Repository, id repository.ID) ([]cluster.ObjectOutcome, error) {
+	opened, err := from.Open(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	return cluster.ReadOutcomes(opened)
 }
 
 // Undo does nothing: what was created may be in use by now, and what was there before is not told
@@ -97,7 +142,20 @@ func (s *ReplayNamespaces) Summarize(receipt orchestrator.Receipt) (orchestrator
 	var r replayReceipt
 	err := json.Unmarshal(receipt, &r)
 	return orchestrator.Summary{
-		Layer: "namespaces", Unit: "objects", Expected: int64(r.Objects - r.Passed), Done: int64(r.Created + r.Present + r.Replaced),
-		Text: fmt.Sprintf("%d created, %d there already, %d replaced, %d not for another cluster, %d lost", r.Created, r.Present, r.Replaced, r.Passed, r.Lost),
+		Layer: "namespaces", Unit: "objects", Expected: int64(r.Objects - r.Passed), Done: int64(r.Objects - r.Passed - r.Lost),
+		Text: fmt.Sprintf("%d created, %d there already, %d replaced, %d not for another cluster, %d lost%s",
+			r.Created, r.Present, r.Replaced+r.Updated+r.Recreated, r.Passed, r.Lost, besides(r.Replayed)),
 	}, err
+}
+
+// besides tells what few replays do.
+func besides(r cluster.Replayed) string {
+	text := ""
+	if r.Kept > 0 {
+		text += fmt.Sprintf(", %d kept as they were", r.Kept)
+	}
+	if r.Pruned > 0 {
+		text += fmt.Sprintf(", %d pruned", r.Pruned)
+	}
+	return text
 }

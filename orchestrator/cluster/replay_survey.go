@@ -1,0 +1,81 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"net/http"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/musterdr/muster/providers/fault"
+)
+
+// stood is an object that stood in the cluster when the replay began.
+type stood struct {
+	uid    string
+	digest [sha256.Size]byte // after normalisation
+}
+
+// extra is an object that stands in the cluster and not in the recovery point.
+type extra struct {
+	resource Resource
+	key      Key
+	uid      string
+}
+
+// survey lists what stands in the cluster already, of the kinds that are to come. A list of a kind
+// costs a fraction of asking for each object, so that a repeated replay is quick.
+func (r *replay) survey(ctx context.Context, tasks []*task) error {
+	kinds := map[Resource]bool{}
+	for _, t := range tasks {
+		r.targets[r.transform.key(t.Key())] = true
+		kinds[resourceOf(t.Entry)] = true
+	}
+	namespaces := map[string]bool{}
+	for key := range r.targets {
+		namespaces[key.Namespace] = true
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for resource := range kinds {
+		group.Go(func() error {
+			err := r.Client.list(ctx, resource, 0, nil, func(raw json.RawMessage) error { return r.meet(resource, raw, namespaces) })
+			switch statusCode(err) {
+			case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusForbidden:
+				return nil // a kind that is to come, or an account that may create and not list
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// meet notes an object of the cluster.
+func (r *replay) meet(resource Resource, raw json.RawMessage, namespaces map[string]bool) error {
+	living, err := decodeObject(raw)
+	if err != nil {
+		return fault.New("survey", fault.Corrupt, resource.Name, err)
+	}
+	if deleting(living) {
+		return nil
+	}
+	living["apiVersion"], living["kind"] = resource.apiVersion(), resource.Kind
+	key := Key{Group: resource.Group, Resource: resource.Name, Namespace: living.namespace(), Name: living.name()}
+	digest := r.digest(key, living)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.targets[key] {
+		r.standing[key] = stood{uid: living.uid(), digest: digest}
+		return nil
+	}
+	if key.Namespace != "" && namespaces[key.Namespace] && r.prunes(key, living) {
+		r.extra = append(r.extra, extra{resource: resource, key: key, uid: living.uid()})
+	}
+	return nil
+}
+
+// digest is over what a replay promises to bring back of an object.
+func (r *replay) digest(key Key, o Object) [sha256.Size]byte {
+	return sha256.Sum256(appendCanonical(nil, map[string]any(stable(r.normalise(key, unraised(o))))))
+}
