@@ -2,7 +2,9 @@ package steps
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/journal"
 	"github.com/musterdr/muster/state/repository"
 	"github.com/musterdr/muster/testenv/apiserver"
@@ -48,7 +51,7 @@ func TestReplayCorpus(t *testing.T) {
 	for _, replay := range replays {
 		ended[replay.Name] = site.run(t, target, replay.Name, plans.Migrate, "{id: replay, uses: replay-namespaces, with: "+replay.With+"}")
 	}
-	problems, err := corpus.CheckAll(t.Context(), restOf(t, target), cases, func(string) corpus.Told { return nil })
+	problems, err := corpus.CheckAll(t.Context(), restOf(t, target), cases, func(replay string) corpus.Told { return site.told(t, replay) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +83,7 @@ func restOf(t *testing.T, server *apiserver.Server) *rest.Config {
 type corpusSite struct {
 	repository repository.Config
 	key        string
+	store      *journal.Store
 	runner     *orchestrator.Runner
 }
 
@@ -105,6 +109,7 @@ func newCorpusSite(t *testing.T) *corpusSite {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	s.store = store
 	s.runner = orchestrator.NewRunner(orchestrator.Config{
 		Store: store, Definitions: All(), Observer: hush{}, Log: log, Now: time.Now,
 		Repository: func(ctx context.Context, _ *plans.Repository) (*repository.Repository, error) {
@@ -150,4 +155,54 @@ spec: {purpose: %s, steps: [%s]}
 	}
 	_, err = s.runner.Start(t.Context(), request)
 	return err
+}
+
+// told reads the outcomes that the receipt of a run's replay names.
+func (s *corpusSite) told(t *testing.T, run string) corpus.Told {
+	t.Helper()
+	events, err := s.store.Events(t.Context(), run, 0)
+	if err != nil && !fault.Is(err, fault.NotFound) { // its plan was refused
+		t.Fatal(err)
+	}
+	told := map[corpus.Key][2]string{}
+	for _, event := range events {
+		var receipt struct{ Outcomes repository.Object }
+		if event.Type != orchestrator.StepReceipt {
+			continue
+		}
+		if err := json.Unmarshal(event.Data, &receipt); err != nil {
+			t.Fatal(err)
+		}
+		if receipt.Outcomes.ID != "" {
+			s.readOutcomes(t, receipt.Outcomes.ID, told)
+		}
+	}
+	return func(key corpus.Key) (outcome, reason string, found bool) {
+		words, found := told[key]
+		return words[0], words[1], found
+	}
+}
+
+// readOutcomes reads outcomes.jsonl as docs/formats/outcomes.md has it.
+func (s *corpusSite) readOutcomes(t *testing.T, id repository.ID, into map[corpus.Key][2]string) {
+	t.Helper()
+	opened, err := repository.Open(t.Context(), s.repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close(context.Background()) // it was only read
+	reader, err := opened.Open(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for decoder := json.NewDecoder(reader); ; {
+		var line struct{ Group, Resource, Namespace, Name, Outcome, Reason string }
+		if err := decoder.Decode(&line); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		into[corpus.Key{Group: line.Group, Resource: line.Resource, Namespace: line.Namespace, Name: line.Name}] = [2]string{line.Outcome, line.Reason}
+	}
 }

@@ -8,7 +8,7 @@
 // replay-namespaces: most cases share one, and a case that asks for settings has its own.
 //
 // All cases live in one cluster at once. So what a case makes carries the case's name: a namespaced
-// object that names no namespace stands in the namespace called like the case, which is made for it.
+// object that names no namespace stands in the namespace called like the case. Namespaces are made as needed.
 // Kinds that clusters without their operators lack are served by stand-ins of definitions/.
 //
 // In documents:
@@ -19,7 +19,8 @@
 //	metadata.deletionTimestamp   the object is deleted once the case is complete: finalizers hold it
 //
 // What is wanted is a part: a map holds at least its keys, a list is equal, or {contains: [...]}, and
-// everything else is equal. $(any) is any value that is not empty, and $(absent) is none.
+// everything else is equal. $(any) is any value that is not empty, $(not:31010)
+// any other than this one, and $(absent) is none.
 //
 // The package shares no code with what it judges.
 package corpus

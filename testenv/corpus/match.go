@@ -12,7 +12,8 @@ import (
 const (
 	anyValue = "$(any)"
 	noValue  = "$(absent)"
-	longest  = 120 // of a value in a problem
+	notValue = "$(not:" // and a text and ")"
+	longest  = 120      // of a value in a problem
 )
 
 // differ lists where what is there is not what is wanted, by JSON pointer.
@@ -24,6 +25,10 @@ func differ(pointer string, want, have any) []string {
 		return wrong(pointer, want, have)
 	}
 	switch w := want.(type) {
+	case string:
+		if other, found := strings.CutPrefix(w, notValue); found {
+			return differFrom(pointer, strings.TrimSuffix(other, ")"), want, have)
+		}
 	case map[string]any:
 		if list, found := w["contains"].([]any); found && len(w) == 1 {
 			return contains(pointer, list, have)
@@ -33,6 +38,14 @@ func differ(pointer string, want, have any) []string {
 		return differLists(pointer, w, have)
 	}
 	if !reflect.DeepEqual(want, have) {
+		return wrong(pointer, want, have)
+	}
+	return nil
+}
+
+// differFrom wants a value whose text is not the given one.
+func differFrom(pointer, other string, want, have any) []string {
+	if empty(have) || fmt.Sprint(have) == other {
 		return wrong(pointer, want, have)
 	}
 	return nil

@@ -33,7 +33,7 @@ type kind struct {
 
 func at(config *rest.Config) (*place, error) {
 	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = -1, 0
+	config.QPS, config.Burst, config.WarningHandler = -1, 0, rest.NoWarnings{}
 	asked, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, err

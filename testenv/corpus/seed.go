@@ -109,7 +109,7 @@ func (p *place) make(ctx context.Context, c Case, o Object) error {
 	if err != nil {
 		return err
 	}
-	if err := p.namespace(ctx, c, ref); err != nil {
+	if err := p.namespace(ctx, ref.Namespace); err != nil {
 		return err
 	}
 	_, err = p.resource(k, ref.Namespace).Create(ctx, object, metav1.CreateOptions{})
@@ -122,9 +122,9 @@ func (p *place) make(ctx context.Context, c Case, o Object) error {
 	return p.setStatus(ctx, k, ref, resolved["status"])
 }
 
-// namespace makes the namespace that is called like the case.
-func (p *place) namespace(ctx context.Context, c Case, ref Ref) error {
-	if ref.Namespace != c.Name {
+// namespace makes a namespace that no document makes.
+func (p *place) namespace(ctx context.Context, name string) error {
+	if name == "" {
 		return nil
 	}
 	k, err := p.kindOf("v1", "Namespace")
@@ -132,7 +132,7 @@ func (p *place) namespace(ctx context.Context, c Case, ref Ref) error {
 		return err
 	}
 	_, err = p.dynamic.Resource(k.GroupVersionResource).Create(ctx, &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": c.Name},
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name},
 	}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
