@@ -27,10 +27,6 @@ type filter struct {
 
 type absence struct{ kinds, namespace string } // patterns; no namespace means everywhere
 
-func newFilter(include, exclude, kinds []string) (*filter, error) {
-	return Selection{Include: include, Exclude: exclude, ExcludeKinds: kinds}.filter()
-}
-
 // resources drops the kinds that are not meant and says which.
 func (f *filter) resources(all []Resource) ([]Resource, []repository.LeftOut) {
 	var kept []Resource

@@ -89,7 +89,7 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "bind-volumes", err)
 	}
 	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode,
-		Selection: cluster.Selection{Include: replay.Include, Exclude: replay.Exclude, ExcludeKinds: replay.ExcludeKinds}, Rebound: bound.names(), Reclassed: bound.Claims})
+		Selection: replay.Selection, Rebound: bound.names(), Reclassed: bound.Claims})
 }
 
 func reportDifferences(run *orchestrator.Run, found cluster.Comparison) {
