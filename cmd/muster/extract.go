@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"github.com/musterdr/muster/orchestrator/etcd"
 	"github.com/musterdr/muster/orchestrator/etcd/pages"
@@ -111,7 +110,7 @@ func withPointsSnapshot(ctx context.Context, opened *repository.Repository, id s
 }
 
 func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) error {
-	keys, err := e.keys()
+	keys, err := e.keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -167,7 +166,7 @@ func damaged(name string, err error) error {
 	return fault.Newf("extract", fault.Corrupt, name, "%w; copy it again, or take another: --skip-hash-check reads what is left of this one", err)
 }
 
-func (e *extraction) keys() (*registry.Keys, error) {
+func (e *extraction) keys(ctx context.Context) (*registry.Keys, error) {
 	if e.encryptionConfig == "" {
 		return nil, nil
 	}
@@ -175,7 +174,7 @@ func (e *extraction) keys() (*registry.Keys, error) {
 	if err != nil {
 		return nil, fault.New("read encryption configuration", fault.Invalid, e.encryptionConfig, err)
 	}
-	return registry.ReadKeys(raw)
+	return registry.ReadKeys(ctx, raw)
 }
 
 // wantsKey passes over keys that cannot be of a wanted object: a key ends with the object's name, and its
@@ -224,9 +223,9 @@ func (a *app) printExtracted(entry registry.Entry, object *unstructured.Unstruct
 		_, err := fmt.Fprintf(a.out, "---\n# revision %d: %s was deleted\n", entry.Revision, entry.Key)
 		return err
 	}
-	text, err := yaml.Marshal(object.Object)
+	text, err := registry.YAML(object)
 	if err != nil {
-		return fault.New("print object", fault.Internal, entry.Key, err)
+		return err
 	}
 	_, err = fmt.Fprintf(a.out, "---\n# revision %d: %s\n%s", entry.Revision, entry.Key, text)
 	return err

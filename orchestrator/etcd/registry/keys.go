@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/aes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -22,22 +23,22 @@ const encrypted = "k8s:enc:"
 
 // Keys open what is encrypted at rest. The zero value opens nothing.
 type Keys struct {
-	transformers map[string][]value.Transformer // by the mark of their values, which ends with the key's name
+	transformers map[string][]value.Read // by the mark of their values, which ends with the key's name
 }
 
 // ReadKeys reads an EncryptionConfiguration (apiserver.config.k8s.io/v1), as kube-apiserver's
-// --encryption-provider-config has it. Providers of the kind kms are passed over: what they have encrypted
-// cannot be opened without their plugin. Errors are Invalid and hold no key.
-func ReadKeys(raw []byte) (*Keys, error) {
+// --encryption-provider-config has it. Plugins of KMS v2 are asked when the first of their values is opened, until
+// ctx ends; KMS v1, which Kubernetes has given up, is passed over. Errors are Invalid and hold no key.
+func ReadKeys(ctx context.Context, raw []byte) (*Keys, error) {
 	var config apiserver.EncryptionConfiguration
 	if err := yaml.UnmarshalStrict(raw, &config); err != nil || config.Kind != "EncryptionConfiguration" {
 		// The library's error may quote a line, and with it a key.
 		return nil, invalidKeys("it is no EncryptionConfiguration of apiserver.config.k8s.io/v1")
 	}
-	k := &Keys{transformers: map[string][]value.Transformer{}}
+	k := &Keys{transformers: map[string][]value.Read{}}
 	for _, resource := range config.Resources {
 		for _, provider := range resource.Providers {
-			if err := k.add(provider); err != nil {
+			if err := k.add(ctx, provider); err != nil {
 				return nil, err
 			}
 		}
@@ -49,10 +50,10 @@ func invalidKeys(format string, args ...any) error {
 	return fault.Newf("read encryption configuration", fault.Invalid, "", format, args...)
 }
 
-func (k *Keys) add(p apiserver.ProviderConfiguration) error {
+func (k *Keys) add(ctx context.Context, p apiserver.ProviderConfiguration) error {
 	switch {
 	case p.AESCBC != nil:
-		return k.each("aescbc", p.AESCBC.Keys, func(secret []byte) (value.Transformer, error) {
+		return k.each("aescbc", p.AESCBC.Keys, func(secret []byte) (value.Read, error) {
 			block, err := aes.NewCipher(secret)
 			if err != nil {
 				return nil, err
@@ -60,7 +61,7 @@ func (k *Keys) add(p apiserver.ProviderConfiguration) error {
 			return cbc{aestransformer.NewCBCTransformer(block)}, nil
 		})
 	case p.AESGCM != nil:
-		return k.each("aesgcm", p.AESGCM.Keys, func(secret []byte) (value.Transformer, error) {
+		return k.each("aesgcm", p.AESGCM.Keys, func(secret []byte) (value.Read, error) {
 			block, err := aes.NewCipher(secret)
 			if err != nil {
 				return nil, err
@@ -68,12 +69,19 @@ func (k *Keys) add(p apiserver.ProviderConfiguration) error {
 			return aestransformer.NewGCMTransformer(block)
 		})
 	case p.Secretbox != nil:
-		return k.each("secretbox", p.Secretbox.Keys, func(secret []byte) (value.Transformer, error) {
+		return k.each("secretbox", p.Secretbox.Keys, func(secret []byte) (value.Read, error) {
 			if len(secret) != 32 {
 				return nil, fmt.Errorf("it has %d bytes, not 32", len(secret))
 			}
 			return secretbox.NewSecretboxTransformer([32]byte(secret)), nil
 		})
+	case p.KMS != nil && p.KMS.APIVersion == "v2":
+		opener, err := newPlugin(ctx, p.KMS)
+		if err != nil {
+			return err
+		}
+		mark := encrypted + "kms:v2:" + p.KMS.Name + ":"
+		k.transformers[mark] = append(k.transformers[mark], opener)
 	}
 	return nil
 }
@@ -89,7 +97,7 @@ func (c cbc) TransformFromStorage(ctx context.Context, data []byte, at value.Con
 	return c.Transformer.TransformFromStorage(ctx, data, at)
 }
 
-func (k *Keys) each(provider string, keys []apiserver.Key, make func(secret []byte) (value.Transformer, error)) error {
+func (k *Keys) each(provider string, keys []apiserver.Key, make func(secret []byte) (value.Read, error)) error {
 	for _, key := range keys {
 		secret, err := base64.StdEncoding.DecodeString(key.Secret)
 		if err != nil {
@@ -111,26 +119,28 @@ func (k *Keys) open(ctx context.Context, e Entry) ([]byte, error) {
 	if !bytes.HasPrefix(e.Value, []byte(encrypted)) {
 		return e.Value, nil
 	}
-	named := false
+	var refused error
 	for mark, transformers := range k.all() {
 		if !bytes.HasPrefix(e.Value, []byte(mark)) {
 			continue
 		}
-		named = true
 		for _, t := range transformers {
 			clear, _, err := t.TransformFromStorage(ctx, e.Value[len(mark):], value.DefaultContext(e.Key))
 			if err == nil && isObject(clear) {
 				return clear, nil
 			}
+			if refused = err; err == nil {
+				refused = errors.New("what it gives is no object")
+			}
 		}
 	}
-	if !named {
+	if refused == nil {
 		return nil, fault.Newf("decrypt object", fault.Denied, e.Key, "it is encrypted with %s, whose key is not in the encryption configuration", markOf(e.Value))
 	}
-	return nil, fault.Newf("decrypt object", fault.Denied, e.Key, "the key %s does not open it: it is another key of that name, or the value is damaged", markOf(e.Value))
+	return nil, fault.Newf("decrypt object", fault.Denied, e.Key, "the key %s does not open it: %w: it is another key of that name, or the value is damaged", markOf(e.Value), refused)
 }
 
-func (k *Keys) all() map[string][]value.Transformer {
+func (k *Keys) all() map[string][]value.Read {
 	if k == nil {
 		return nil
 	}

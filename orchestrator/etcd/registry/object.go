@@ -19,6 +19,7 @@ import (
 	security "github.com/openshift/api/security/v1"
 	template "github.com/openshift/api/template/v1"
 	user "github.com/openshift/api/user/v1"
+	"go.yaml.in/yaml/v2"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	current "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -125,4 +126,14 @@ func untyped(key string, typed runtime.Object, kind schema.GroupVersionKind) (*u
 	object := &unstructured.Unstructured{Object: content}
 	object.SetGroupVersionKind(kind)
 	return object, nil
+}
+
+// YAML is an object as kubectl prints it. sigs.k8s.io/yaml would go through JSON, and fail at control characters;
+// what version 3 of the library prints cannot be read when a text begins with a tab.
+func YAML(object *unstructured.Unstructured) ([]byte, error) {
+	text, err := yaml.Marshal(object.Object)
+	if err != nil {
+		return nil, fault.New("print object", fault.Internal, object.GetName(), err)
+	}
+	return text, nil
 }

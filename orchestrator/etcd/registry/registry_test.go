@@ -186,7 +186,7 @@ func TestSnapshotAgreesWithAPI(t *testing.T) {
 	file := c.snapshot(t)
 	entries, err := read(t, file, Query{})
 	must(t, err)
-	keys, err := ReadKeys([]byte(encryption))
+	keys, err := ReadKeys(t.Context(), []byte(encryption))
 	must(t, err)
 	found := map[string]*unstructured.Unstructured{}
 	for _, e := range entries {
@@ -221,7 +221,7 @@ func TestSnapshotAgreesWithAPI(t *testing.T) {
 // wrongKeys opens nothing, and says whose key is missing or wrong.
 func wrongKeys(t *testing.T, entries []Entry) {
 	t.Helper()
-	other, err := ReadKeys([]byte(strings.NewReplacer("AAECAwQF", "BBECAwQF", "QEFCQ0RF", "RRFCQ0RF", "a:b", "other").Replace(encryption)))
+	other, err := ReadKeys(t.Context(), []byte(strings.NewReplacer("AAECAwQF", "BBECAwQF", "QEFCQ0RF", "RRFCQ0RF", "a:b", "other").Replace(encryption)))
 	must(t, err)
 	refused := 0
 	for _, e := range entries {
@@ -265,7 +265,7 @@ func TestHistory(t *testing.T) {
 	must(t, c.client.Resource(configMaps).Namespace("default").Delete(t.Context(), "prices", metav1.DeleteOptions{}))
 	c.put(t, configMaps, "ConfigMap", "prices", map[string]any{"data": map[string]any{"milk": "new"}})
 	file := c.snapshot(t)
-	keys, err := ReadKeys([]byte(encryption))
+	keys, err := ReadKeys(t.Context(), []byte(encryption))
 	must(t, err)
 	wanted := func(key string) bool { return key == "/registry/configmaps/default/prices" }
 	milk := func(entries []Entry) (out []string) {
@@ -306,7 +306,7 @@ func TestHistory(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for _, text := range []string{"", "kind: Secret", "kind: EncryptionConfiguration\nresources: 5", strings.ReplaceAll(encryption, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "planted-no-base64"),
 		strings.ReplaceAll(encryption, "YGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn8=", "AAEC")} {
-		_, err := ReadKeys([]byte(text))
+		_, err := ReadKeys(t.Context(), []byte(text))
 		if !fault.Is(err, fault.Invalid) || strings.Contains(err.Error(), "planted") {
 			t.Errorf("%q: %v", text, err)
 		}
@@ -327,37 +327,62 @@ func TestRefused(t *testing.T) {
 
 // FuzzStoredObject reads anything: an object that can be printed, or an error that says why not.
 func FuzzStoredObject(f *testing.F) {
-	keys, err := ReadKeys([]byte(encryption))
+	keys, err := ReadKeys(f.Context(), []byte(encryption))
 	if err != nil {
 		f.Fatal(err)
 	}
 	seal := func(mark string, clear []byte) []byte {
-		raw, err := keys.transformers[mark][0].TransformToStorage(f.Context(), clear, value.DefaultContext("/registry/a/b/c"))
+		raw, err := keys.transformers[mark][0].(value.Transformer).TransformToStorage(f.Context(), clear, value.DefaultContext("/registry/a/b/c"))
 		if err != nil {
 			f.Fatal(err)
 		}
 		return append([]byte(mark), raw...)
 	}
+	kms := newVault("kept")
+	keys.transformers["k8s:enc:kms:v2:vault:"] = []value.Read{kms.transformer(f)}
 	clear := stored(f, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"a": "b"}})
 	f.Add(clear)
 	f.Add(stored(f, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "a", ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1("{}")}}}}))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`))
 	f.Add([]byte(`{"apiVersion":"apiextensions.k8s.io/v1beta1","kind":"CustomResourceDefinition","metadata":{"name":"a"},"spec":{"version":"v1"}}`))
-	f.Add([]byte("k8s:enc:kms:v2:vault:\x0a\x01x"))
+	f.Add(seal("k8s:enc:kms:v2:vault:", clear))
 	f.Add(seal("k8s:enc:aescbc:v1:key1:", clear))
 	f.Add(seal("k8s:enc:aesgcm:v1:key1:", clear))
 	f.Add(seal("k8s:enc:secretbox:v1:a:b:", clear))
 	f.Fuzz(func(t *testing.T, stored []byte) {
 		object, err := Object(t.Context(), Entry{Key: "/registry/a/b/c", Revision: 1, Value: stored}, keys)
 		if err == nil {
-			_, err = yaml.Marshal(object.Object)
-			must(t, err)
+			printable(t, object)
 			return
 		}
 		if !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Unsupported) && !fault.Is(err, fault.Corrupt) {
 			t.Fatalf("an error of kind %v: %v", fault.KindOf(err), err)
 		}
 	})
+}
+
+// TestYAML prints texts that look like something else, or do not like YAML.
+func TestYAML(t *testing.T) {
+	for _, text := range []string{
+		"", " ", "~", "on", "No", "y", "=", "<<", "0x1F", "012", "1_000", "1e3", "12:30:00", "2001-01-01", ".inf", "null", "- a", "a: b", "#", "@", "%", "!a", "&a", "*a",
+		"\n", "\n a", " a\nb", "a\n\n", "a\n  b\n", "\ta\n\tb", "a\r\nb", "a \nb", "---\na", "...", "\x00", "\x7f", "\u0085", "\u009f", "\u2028", "\ufeffa", "\ufffe", "🙂", strings.Repeat("long ", 100),
+	} {
+		printable(t, &unstructured.Unstructured{Object: map[string]any{"data": map[string]any{"a": text, "b": []any{text}, "k" + text: "v"}, "n": int64(1) << 60, "f": 1.5}})
+	}
+}
+
+// printable reads what is printed, and wants the same object.
+func printable(t *testing.T, object *unstructured.Unstructured) {
+	t.Helper()
+	text, err := YAML(object)
+	must(t, err)
+	var got map[string]any
+	if err := yaml.Unmarshal(text, &got); err != nil {
+		t.Fatalf("%v: %q", err, text)
+	}
+	if !reflect.DeepEqual(plain(t, &unstructured.Unstructured{Object: got}), plain(t, object)) {
+		t.Fatalf("%v is read back as %v: %q", object, got, text)
+	}
 }
 
 func must(t testing.TB, err error) {
