@@ -114,8 +114,8 @@ func TestReplays(t *testing.T) {
 	}
 	want := []Replay{
 		{Shared, `{"exclude":["b","b-*","c","c-*"],"wait":"30s"}`},
-		{"b", `{"include":["b","b-*"],"onConflict":"skip","wait":"5s"}`},
-		{"c", `{"include":["x"],"wait":"5s"}`},
+		{"b", `{"clusterResources":"needed","include":["b","b-*"],"onConflict":"skip","wait":"5s"}`},
+		{"c", `{"clusterResources":"needed","include":["x"],"wait":"5s"}`},
 	}
 	if !slices.Equal(replays, want) {
 		t.Errorf("%+v", replays)

@@ -31,7 +31,7 @@ func Replays(cases []Case) ([]Replay, error) {
 		if c.Replay == nil {
 			continue
 		}
-		with := map[string]any{"include": namespacesOf(c), "wait": "5s"}
+		with := map[string]any{"include": namespacesOf(c), "clusterResources": "needed", "wait": "5s"}
 		maps.Copy(with, c.Replay)
 		r, err := replay(c.Name, with)
 		if err != nil {
