@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,6 +32,9 @@ the others to whom the Cluster document's kubeconfig belongs. Where no cluster a
 names every kind.`,
 		Example: "  muster rbac nightly | kubectl apply -f -\n  muster rbac team-a --namespace team-a",
 		RunE: func(command *cobra.Command, args []string) error {
+			if whole && namespace != "" {
+				return usageError(errors.New("--namespace and --cluster exclude each other"))
+			}
 			set, err := a.planSet(args[0])
 			if err != nil {
 				return err
@@ -52,7 +56,6 @@ names every kind.`,
 	given.register(command.Flags())
 	command.Flags().StringVar(&namespace, "namespace", "", "print only what is needed in this namespace")
 	command.Flags().BoolVar(&whole, "cluster", false, "put all rules into ClusterRoles, so that they hold in every namespace")
-	command.MarkFlagsMutuallyExclusive("namespace", "cluster")
 	return command
 }
 
@@ -132,7 +135,11 @@ func rolesOf(name string, authority steps.Authority) []role {
 	for _, who := range slices.Sorted(maps.Keys(authority)) {
 		places := map[string][]cluster.Permission{}
 		for _, p := range authority[who] {
-			places[p.Namespace] = append(places[p.Namespace], p)
+			anywhere := p
+			anywhere.Namespace = ""
+			if p.Namespace == "" || !slices.Contains(authority[who], anywhere) { // no role for what another one gives
+				places[p.Namespace] = append(places[p.Namespace], p)
+			}
 		}
 		for _, place := range slices.Sorted(maps.Keys(places)) {
 			roles = append(roles, roleIn(nameFor(name, who), place, who, cluster.Rules(places[place]))...)

@@ -111,7 +111,7 @@ func (f *filter) skips(ctx context.Context, key Key, object Object) (bool, error
 	if key.isNamespace() || key.Namespace == "" && f.needed() {
 		return false, nil
 	}
-	if !f.labels.Matches(labels.Set(object.labels())) || !f.fields.Matches(objectFields(object)) {
+	if !f.labels.Empty() && !f.labels.Matches(labels.Set(object.labels())) || !f.fields.Matches(objectFields(object)) {
 		return true, nil
 	}
 	if f.where == nil {

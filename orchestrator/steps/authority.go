@@ -3,6 +3,8 @@ package steps
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/musterdr/muster/orchestrator/cluster"
 )
 
@@ -80,15 +82,17 @@ func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client) (Author
 	if s.Objects == nil {
 		return nil, nil
 	}
-	group, resource := "*", "*"
+	version, err := schema.ParseGroupVersion(s.Objects.APIVersion)
+	if err != nil {
+		return nil, invalid("objects.apiVersion", "%v", err)
+	}
+	kinds := cluster.Resource{Group: version.Group, Name: "*"}
 	if client != nil {
-		found, err := s.resolve(ctx, client)
-		if err != nil {
+		if kinds, err = s.resolve(ctx, client); err != nil {
 			return nil, err
 		}
-		group, resource = found.Group, found.Name
 	}
-	return Authority{"": permit(group, resource, s.Objects.Namespace, "list", "watch")}, nil
+	return Authority{"": permit(kinds.Group, kinds.Name, s.Objects.Namespace, "list", "watch")}, nil
 }
 
 // programs is what a program in a pod needs. A websocket is opened with get, and since Kubernetes 1.35 the
