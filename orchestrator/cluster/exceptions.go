@@ -118,7 +118,11 @@ func replayExcused() []exception {
 		{mode: ModeReplay, Rule: Rule{Group: "apps", Fields: []string{
 			"/metadata/annotations/deployment.kubernetes.io~1*", "/metadata/annotations/deprecated.daemonset.template.generation",
 		}, Reason: "counts the revisions made in this cluster"}},
-		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "serviceaccounts", Fields: []string{"/secrets"}, Reason: "names of tokens that each cluster makes"}},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "secrets", Fields: []string{"/data", "/metadata/annotations/kubernetes.io~1service-account.uid"}, Reason: "a token that each cluster signs by itself"}, when: isAccountToken},
+		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "services", Fields: []string{
+			"/metadata/annotations/service.beta.openshift.io~1serving-cert-signed-by", "/metadata/annotations/service.alpha.openshift.io~1serving-cert-signed-by",
+		}, Reason: "signed by each cluster's own service authority"}},
+		{mode: ModeReplay, Rule: Rule{Group: "operators.coreos.com", Resource: "subscriptions", Fields: []string{"/spec/startingCSV"}, Reason: "pinned to the version that was installed"}},
 		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "pods", Fields: []string{"/spec/nodeName"}, Reason: "placed by this cluster's scheduler"}},
 		{mode: ModeReplay, Rule: Rule{Group: "core", Resource: "namespaces", Fields: []string{"/metadata/annotations/openshift.io~1sa.scc.*"}, Reason: "user ranges that each cluster assigns"}},
 	}
@@ -144,6 +148,8 @@ func derived(o Object) bool {
 	}
 	return label(o, "endpointslice.kubernetes.io/managed-by") != "" || label(o, "endpoints.kubernetes.io/managed-by") != "" || o.controlled()
 }
+
+func isAccountToken(_ facts, o Object) bool { return accountToken(o) }
 
 func label(o Object, key string) string { return o.text("metadata", "labels", key) }
 

@@ -37,7 +37,8 @@ func (e excuses) hasFieldRule(key Key, o Object) bool {
 	return slices.ContainsFunc(e.rules, func(rule exception) bool { return len(rule.Fields) > 0 && e.holds(rule, key, o) })
 }
 
-// normalise returns a copy without the fields that exceptions cover.
+// normalise returns a copy without the fields that exceptions cover, and adjusted to another cluster in
+// a replay.
 func (e excuses) normalise(key Key, o Object) Object {
 	copied := clone(o).(Object)
 	for _, rule := range e.rules {
@@ -47,6 +48,9 @@ func (e excuses) normalise(key Key, o Object) Object {
 		for _, pointer := range rule.Fields {
 			removePointer(copied, pointer)
 		}
+	}
+	if e.mode == ModeReplay {
+		adjust(key, copied)
 	}
 	return copied
 }

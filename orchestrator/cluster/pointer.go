@@ -29,8 +29,8 @@ func removeSegments(value any, path []string) {
 			removeKey(v, key, path[1:])
 		}
 	case []any:
-		for _, entry := range v {
-			if path[0] == "*" && len(path) > 1 {
+		for i, entry := range v {
+			if (path[0] == "*" || path[0] == strconv.Itoa(i)) && len(path) > 1 {
 				removeSegments(entry, path[1:])
 			}
 		}

@@ -91,7 +91,6 @@ func Replay(ctx context.Context, config ReplayConfig) (Replayed, error) {
 type replay struct {
 	ReplayConfig
 	excuses
-	filter    *filter
 	policies  []*policy
 	transform *transformer
 	resolve   resolver
@@ -115,8 +114,15 @@ func newReplay(config ReplayConfig) (*replay, error) {
 		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: map[string]Key{}, custom: map[Key]bool{},
 		standing: map[Key]stood{}, targets: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
 	}
-	var err error
-	if r.filter, err = config.filter(); err != nil {
+	for _, entry := range config.Entries {
+		r.owners[entry.UID] = entry.Key()
+		if isDefinition(entry.Key()) {
+			r.custom[definedBy(entry.Name)] = true
+		}
+	}
+	r.resolve = resolverOf(config.resources())
+	err := config.Selection.Validate()
+	if err != nil {
 		return nil, err
 	}
 	if r.policies, err = newPolicies(config.Policies, config.OnConflict); err != nil {
@@ -127,7 +133,11 @@ func newReplay(config ReplayConfig) (*replay, error) {
 }
 
 func (r *replay) run(ctx context.Context) (Replayed, error) {
-	tasks, result := r.tasks()
+	entries, err := r.Select(ctx, r.Selection)
+	if err != nil {
+		return Replayed{}, err
+	}
+	tasks, result := r.tasks(entries)
 	if err := r.survey(ctx, tasks); err != nil {
 		return Replayed{}, err
 	}
@@ -141,7 +151,7 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 	for range min(replayParallel, max(len(tasks), 1)) {
 		workers.Go(func() error { return r.work(working) })
 	}
-	err := workers.Wait()
+	err = workers.Wait()
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -159,7 +169,7 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 }
 
 // tasks are the selected objects, and how many there are in each wave.
-func (r *replay) tasks() ([]*task, Replayed) {
+func (r *replay) tasks(entries []Entry) ([]*task, Replayed) {
 	all := waves()
 	var result Replayed
 	for _, w := range all {
@@ -167,37 +177,15 @@ func (r *replay) tasks() ([]*task, Replayed) {
 	}
 	var tasks []*task
 	var bytes int64
-	kinds := map[Resource]bool{}
-	for _, entry := range r.Entries {
-		kinds[resourceOf(entry)] = true
-		key := entry.Key()
-		r.owners[entry.UID] = key
-		if r.filter.skipsKey(key) {
-			continue
-		}
+	for _, entry := range entries {
 		t := &task{Entry: entry, wave: waveOf(all, entry.Group, entry.Resource)}
 		tasks = append(tasks, t)
-		if isDefinition(key) {
-			r.custom[definedBy(entry.Name)] = true
-		}
 		result.Objects++
 		result.Waves[t.wave].Objects++
 		bytes += entry.Size
 	}
-	r.resolve = resolverOf(sortedKinds(kinds))
 	r.Progress.Total(bytes, int64(result.Objects))
 	return tasks, result
-}
-
-func sortedKinds(kinds map[Resource]bool) []Resource {
-	var list []Resource
-	for kind := range kinds {
-		list = append(list, kind)
-	}
-	slices.SortFunc(list, func(a, b Resource) int {
-		return Key{Group: a.Group, Resource: a.Name, Name: a.Version}.Compare(Key{Group: b.Group, Resource: b.Name, Name: b.Version})
-	})
-	return list
 }
 
 // work brings back one object after the other.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,9 +25,6 @@ func (r *replay) one(ctx context.Context, t *task) error {
 	if reason := r.excused(key, captured); reason != "" {
 		r.passOver(t, reason)
 		return nil
-	}
-	if skipped, err := r.filter.skips(ctx, key, captured); skipped || err != nil {
-		return r.unselected(t, err)
 	}
 	needs := references(key, captured, r.resolve)
 	if r.queue.await(t, needs) {
@@ -70,13 +68,6 @@ func (w *want) resource() Resource {
 func targetKey(key Key, wanted Object) Key {
 	key.Namespace, key.Name = wanted.namespace(), wanted.name()
 	return key
-}
-
-func (r *replay) unselected(t *task, err error) error {
-	if err == nil {
-		r.passOver(t, "the plan selects others")
-	}
-	return err
 }
 
 // unreadable settles an object that the recovery point does not hold as its index says. What the
@@ -154,6 +145,10 @@ func (r *replay) prepare(ctx context.Context, key Key, captured Object) (Object,
 		keepAddresses(wanted, captured)
 	case Key{Resource: "persistentvolumeclaims"}:
 		r.keepVolume(wanted, captured)
+	case Key{Resource: "namespaces"}:
+		keepRanges(wanted, captured)
+	case Key{Group: "operators.coreos.com", Resource: "subscriptions"}:
+		pinVersion(wanted, captured)
 	}
 	if status, found := captured["status"]; found && r.custom[Key{Group: key.Group, Resource: key.Resource}] {
 		wanted["status"] = status // kinds without a status subresource keep it as any other field
@@ -167,6 +162,24 @@ func (r *replay) keepVolume(wanted, captured Object) {
 	outcome, uid, settled := r.queue.outcomeOf(Key{Resource: "persistentvolumes", Name: name})
 	if settled && uid != "" && outcome.Result != Failed {
 		wanted["spec"].(map[string]any)["volumeName"] = name
+	}
+}
+
+// keepRanges gives a namespace of OpenShift the user IDs it had: files on its volumes belong to them.
+func keepRanges(wanted, captured Object) {
+	annotations, _ := at(captured, "metadata", "annotations").(map[string]any)
+	for key, value := range annotations {
+		if text, ok := value.(string); ok && strings.HasPrefix(key, "openshift.io/sa.scc.") {
+			setting{"annotations", key, &text}.apply(wanted)
+		}
+	}
+}
+
+// pinVersion lets a Subscription of OLM install the version that was installed, and none that came later.
+func pinVersion(wanted, captured Object) {
+	version := cmp.Or(captured.text("status", "installedCSV"), captured.text("spec", "startingCSV"))
+	if spec, whole := wanted["spec"].(map[string]any); whole && version != "" {
+		spec["startingCSV"] = version
 	}
 }
 
@@ -284,7 +297,7 @@ func (r *replay) existing(ctx context.Context, w *want, refused error) (Outcome,
 		return r.replace(ctx, w, living)
 	case RecreateExisting:
 		outcome, err := r.replace(ctx, w, living)
-		if reasonOf(err) == Immutable {
+		if statusCode(err) == http.StatusUnprocessableEntity && r.valid(ctx, w) {
 			return r.recreate(ctx, w, living)
 		}
 		return outcome, err
@@ -305,7 +318,7 @@ func madeByController(key Key) bool {
 
 // replace puts the content in the place of what stands there.
 func (r *replay) replace(ctx context.Context, w *want, living Object) (Outcome, error) {
-	replacement := clone(w.object).(Object)
+	replacement := withoutAddresses(w.key, w.object, living)
 	replacement.metadata()["resourceVersion"] = living.text("metadata", "resourceVersion")
 	err := r.write(ctx, http.MethodPut, w, replacement, nil)
 	return Outcome{Result: Replaced}, err
@@ -314,7 +327,7 @@ func (r *replay) replace(ctx context.Context, w *want, living Object) (Outcome, 
 // update applies the captured fields by server-side apply; fields that only the living object has stay.
 func (r *replay) update(ctx context.Context, w *want, living Object) (Outcome, error) {
 	var updated Object
-	err := r.write(ctx, http.MethodPatch, w, w.object, &updated)
+	err := r.write(ctx, http.MethodPatch, w, withoutAddresses(w.key, w.object, living), &updated)
 	if err == nil && updated.text("metadata", "resourceVersion") == living.text("metadata", "resourceVersion") {
 		return Outcome{Result: Present}, nil
 	}
@@ -328,6 +341,15 @@ func (r *replay) write(ctx context.Context, method string, w *want, object Objec
 		write.query = url.Values{"fieldManager": {"muster"}, "force": {"true"}}
 	}
 	return r.Client.call(ctx, write, into)
+}
+
+// valid asks the API server whether it would take the object if nothing stood in its place: before it
+// says that something does, it has looked at the content.
+func (r *replay) valid(ctx context.Context, w *want) bool {
+	err := r.Client.call(ctx, request{
+		method: http.MethodPost, path: w.resource().path(w.key.Namespace), query: url.Values{"dryRun": {"All"}}, body: appendCanonical(nil, w.object),
+	}, nil)
+	return err == nil || statusCode(err) == http.StatusConflict
 }
 
 // recreate deletes what can't be changed and creates it anew.

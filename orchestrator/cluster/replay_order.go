@@ -12,8 +12,8 @@ type wave struct {
 // otherKinds is the wave of everything that no rule names: custom resources, above all.
 const otherKinds = "other kinds"
 
-// quotaWave is the first that waits for all others.
-const quotaWave = "quotas"
+// limitsWave is the first that waits for all others.
+const limitsWave = "quotas and limits"
 
 // waves is the dependency order of a replay. Owners are no part of it: an object waits for its owner
 // wherever that stands.
@@ -27,7 +27,7 @@ func waves() []wave {
 		}},
 		{"accounts and configuration", []Rule{
 			{Group: "core", Resource: "serviceaccounts"}, {Group: "core", Resource: "secrets"}, {Group: "core", Resource: "configmaps"},
-			{Group: "core", Resource: "limitranges"}, {Group: "rbac.authorization.k8s.io"}, {Group: "authorization.openshift.io"},
+			{Group: "rbac.authorization.k8s.io"}, {Group: "authorization.openshift.io"},
 		}},
 		{"volumes", []Rule{{Group: "core", Resource: "persistentvolumes"}}},
 		{"claims", []Rule{{Group: "core", Resource: "persistentvolumeclaims"}}},
@@ -40,8 +40,9 @@ func waves() []wave {
 			{Group: "core", Resource: "pods"}, {Group: "core", Resource: "replicationcontrollers"}, {Group: "apps"}, {Group: "batch"},
 			{Group: "apps.openshift.io"}, {Group: "autoscaling"}, {Group: "policy"},
 		}},
-		// Quotas would count what is created here twice while it is created.
-		{quotaWave, []Rule{{Group: "core", Resource: "resourcequotas"}, {Group: "quota.openshift.io"}}},
+		// Quotas would count what is created here twice while it is created; limits would change pods that
+		// are older than they.
+		{limitsWave, []Rule{{Group: "core", Resource: "resourcequotas"}, {Group: "core", Resource: "limitranges"}, {Group: "quota.openshift.io"}}},
 		// What is asked about every request comes when whoever answers is there.
 		{"webhooks and API services", []Rule{{Group: "admissionregistration.k8s.io"}, {Group: "apiregistration.k8s.io"}}},
 	}
@@ -49,7 +50,7 @@ func waves() []wave {
 
 // lateWave is the first of those that come when nothing else is under way.
 func lateWave(all []wave) int {
-	return slices.IndexFunc(all, func(w wave) bool { return w.name == quotaWave })
+	return slices.IndexFunc(all, func(w wave) bool { return w.name == limitsWave })
 }
 
 // waveOf returns the index of a kind's wave.

@@ -112,6 +112,8 @@ func ReadOutcomes(r io.Reader) ([]ObjectOutcome, error) {
 func reasonOf(err error) Reason {
 	text := err.Error()
 	switch code := statusCode(err); {
+	case errors.Is(err, errBeingDeleted):
+		return BeingDeleted
 	case strings.Contains(text, "failed calling webhook"), strings.Contains(text, "admission webhook"), strings.Contains(text, "conversion webhook"):
 		return WebhookRefused
 	case code == http.StatusForbidden && apierrors.HasStatusCause(unwrapStatus(err), "NamespaceTerminating"), strings.Contains(text, "being terminated"):
@@ -126,8 +128,6 @@ func reasonOf(err error) Reason {
 		return KindNotServed
 	case code == http.StatusRequestEntityTooLarge, strings.Contains(text, "request is too large"), strings.Contains(text, "Too long: may not be more than"):
 		return TooLarge
-	case code == http.StatusConflict && strings.Contains(text, "being deleted"):
-		return BeingDeleted
 	case code == 0 || code >= http.StatusInternalServerError:
 		return NoAnswer
 	case immutable(err):
@@ -146,7 +146,7 @@ func namesNamespace(err error) bool {
 func immutable(err error) bool {
 	text := err.Error()
 	return statusCode(err) == http.StatusUnprocessableEntity &&
-		(strings.Contains(text, "immutable") || strings.Contains(text, "updates to") || strings.Contains(text, "Forbidden: may not be"))
+		(strings.Contains(text, "immutable") || strings.Contains(text, "updates to") || strings.Contains(text, "may not change"))
 }
 
 func statusOf(err error) metav1.Status {

@@ -35,6 +35,9 @@ func (r *replay) raise(ctx context.Context, namespace string, refused error) (bo
 	if r.raised[key] {
 		return true, nil
 	}
+	if !r.targets[key] {
+		return false, nil // it is the new cluster's own
+	}
 	living, err := r.get(ctx, quotas, key)
 	if err != nil {
 		return false, ignoreRefusal(err)

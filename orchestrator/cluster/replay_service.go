@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 )
 
@@ -27,50 +28,66 @@ func keepAddresses(wanted, captured Object) {
 	}
 }
 
-// givenUp are what a Service can do without, by what the API server says when it can't have it.
-func givenUp() map[string][]string {
-	return map[string][]string{
-		"spec.clusterIP":           {"/spec/clusterIP", "/spec/clusterIPs", "/spec/ipFamilies"},
-		"spec.ipFamil":             {"/spec/clusterIP", "/spec/clusterIPs", "/spec/ipFamilies"},
-		".nodePort":                {"/spec/ports/*/nodePort"},
-		"spec.healthCheckNodePort": {"/spec/healthCheckNodePort"},
-		"healthCheckNodePort":      {"/spec/healthCheckNodePort"},
+// withoutAddresses is a copy that leaves a Service the addresses and ports that it has in the cluster. One
+// that becomes headless, or ceases to be so, can't have what it has.
+func withoutAddresses(key Key, o, living Object) Object {
+	copied := clone(o).(Object)
+	if key.Group == "" && key.Resource == "services" && headless(o) == headless(living) {
+		for _, field := range []string{"/spec/clusterIP", "/spec/clusterIPs", "/spec/ipFamilies", "/spec/ports/*/nodePort", "/spec/healthCheckNodePort"} {
+			giveUpField(copied, field)
+		}
 	}
+	return copied
+}
+
+// giveUpField removes a field. That a headless Service has no address is a choice, and stays.
+func giveUpField(service Object, pointer string) {
+	if !headless(service) || !strings.HasPrefix(pointer, "/spec/clusterIP") {
+		removePointer(service, pointer)
+	}
+}
+
+func headless(service Object) bool { return service.text("spec", "clusterIP") == "None" }
+
+// refusedPort finds the port that a refusal speaks of.
+var refusedPort = regexp.MustCompile(`spec\.ports\[(\d+)\]\.nodePort`)
+
+// givenUp are the fields that a Service can do without, of those that a refusal speaks of.
+func givenUp(refused error) []string {
+	text := refused.Error()
+	switch port := refusedPort.FindStringSubmatch(text); {
+	case port != nil:
+		return []string{"/spec/ports/" + port[1] + "/nodePort"}
+	case strings.Contains(text, "nodePort"):
+		return []string{"/spec/ports/*/nodePort"}
+	case strings.Contains(text, "ealthCheckNodePort"):
+		return []string{"/spec/healthCheckNodePort"}
+	case strings.Contains(text, "spec.clusterIP"), strings.Contains(text, "spec.ipFamil"):
+		return []string{"/spec/clusterIP", "/spec/clusterIPs", "/spec/ipFamilies"}
+	}
+	return nil
 }
 
 // createWithAddresses creates an object. A Service whose address or port is taken, or not of this
 // cluster's range, gets another one.
 func (r *replay) createWithAddresses(ctx context.Context, w *want) (Object, error) {
-	living, err := r.create(ctx, w)
-	if w.key.Group != "" || w.key.Resource != "services" {
-		return living, err
-	}
-	for range givenUp() { // each try gives up one thing more
-		if statusCode(err) != http.StatusUnprocessableEntity && statusCode(err) != http.StatusInternalServerError || !r.giveUp(w, err) {
-			break
+	for {
+		living, err := r.create(ctx, w)
+		if w.key.Group != "" || w.key.Resource != "services" || statusCode(err) != http.StatusUnprocessableEntity || !r.giveUp(w, err) {
+			return living, err
 		}
-		living, err = r.create(ctx, w)
 	}
-	return living, err
 }
 
-// giveUp removes what a Service can't have. A headless Service has no address: that is a choice.
+// giveUp removes what a Service can't have; it reports false when there is nothing more to remove.
 func (r *replay) giveUp(w *want, refused error) bool {
-	headless := w.object.text("spec", "clusterIP") == "None"
-	for says, fields := range givenUp() {
-		if !strings.Contains(refused.Error(), says) {
-			continue
-		}
-		before := Digest(w.object)
-		for _, field := range fields {
-			if !headless || field == "/spec/ipFamilies" {
-				removePointer(w.object, field)
-			}
-		}
-		if Digest(w.object) != before {
-			r.note(Changed, w.Key(), "another one was given for what it had: "+refusal(refused))
-			return true
-		}
+	before := Digest(w.object)
+	for _, field := range givenUp(refused) {
+		giveUpField(w.object, field)
 	}
-	return false
+	if Digest(w.object) == before {
+		return false
+	}
+	r.note(Changed, w.Key(), "another one was given for what it had: "+refusal(refused))
+	return true
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +33,9 @@ func (r *replay) survey(ctx context.Context, tasks []*task) error {
 		r.targets[r.transform.key(t.Key())] = true
 		kinds[resourceOf(t.Entry)] = true
 	}
+	if err := r.addPruned(ctx, kinds); err != nil {
+		return err
+	}
 	namespaces := map[string]bool{}
 	for key := range r.targets {
 		namespaces[key.Namespace] = true
@@ -49,6 +53,26 @@ func (r *replay) survey(ctx context.Context, tasks []*task) error {
 		})
 	}
 	return group.Wait()
+}
+
+// addPruned adds the kinds whose surplus objects are to go: the recovery point need not hold any of them.
+func (r *replay) addPruned(ctx context.Context, kinds map[Resource]bool) error {
+	if !slices.ContainsFunc(r.policies, func(p *policy) bool { return p.Prune }) {
+		return nil
+	}
+	served, _, err := r.Client.Discover(ctx)
+	if err != nil {
+		return err
+	}
+	for kind := range kinds { // in the version of the recovery point
+		served = slices.DeleteFunc(served, func(s Resource) bool { return s.Group == kind.Group && s.Name == kind.Name })
+	}
+	for _, s := range served {
+		if s.Namespaced && slices.ContainsFunc(r.policies, func(p *policy) bool { return p.Prune && p.fitsKind(s.key(Object{})) }) {
+			kinds[Resource{Group: s.Group, Version: s.Version, Name: s.Name, Kind: s.Kind, Namespaced: true}] = true
+		}
+	}
+	return nil
 }
 
 // meet notes an object of the cluster.

@@ -107,7 +107,9 @@ func notReplayed() []conditional {
 		{Rule: Rule{Group: "core", Resource: "configmaps", Name: "kube-root-ca.crt", Reason: "each cluster's own authority"}},
 		{Rule: Rule{Group: "core", Resource: "configmaps", Name: "openshift-service-ca.crt", Reason: "each cluster's own authority"}},
 		{Rule: Rule{Group: "core", Resource: "serviceaccounts", Name: "default", Reason: "a controller makes one in each namespace"}, when: plainAccount},
-		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "a token that only the captured cluster's key vouches for"}, when: accountToken},
+		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "a token that a controller made, signed by the captured cluster's key"}, when: issuedToken},
+		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "a pull secret that each cluster's own registry issues"}, when: issuedDockercfg},
+		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "a certificate that each cluster's service authority issues"}, when: servingCertificate},
 		{Rule: Rule{Group: "core", Resource: "secrets", Reason: "bootstrap tokens admit machines to the captured cluster"}, when: bootstrapToken},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "kubelet writes mirror pods from its manifests"}, when: mirror},
 		{Rule: Rule{Group: "core", Resource: "pods", Reason: "its controller makes it again"}, when: Object.controlled},
@@ -117,6 +119,12 @@ func notReplayed() []conditional {
 		{Rule: Rule{Group: "apps", Resource: "controllerrevisions", Reason: "its controller makes it again"}, when: Object.controlled},
 		{Rule: Rule{Group: "apps", Resource: "replicasets", Reason: "its Deployment makes it again"}, when: Object.controlled},
 		{Rule: Rule{Group: "core", Resource: "persistentvolumes", Reason: "a dynamically provisioned volume: its claim makes one anew"}, when: provisioned},
+		{Rule: Rule{Group: "core", Resource: "replicationcontrollers", Reason: "its DeploymentConfig makes it again"}, when: Object.controlled},
+		{Rule: Rule{Group: "operators.coreos.com", Resource: "installplans", Reason: "a plan that was made with the captured cluster's catalogue: its Subscription makes another"}},
+		{Rule: Rule{Group: "operators.coreos.com", Resource: "operators", Reason: "OLM computes it from Subscriptions"}},
+		{Rule: Rule{Group: "operators.coreos.com", Resource: "clusterserviceversions", Reason: "a copy that OLM makes in each namespace"}, when: copiedByOLM},
+		{Rule: Rule{Group: "cert-manager.io", Resource: "certificaterequests", Reason: "created again it would order another certificate"}},
+		{Rule: Rule{Group: "acme.cert-manager.io", Reason: "created again it would order another certificate"}},
 		{Rule: Rule{Group: "build.openshift.io", Resource: "builds", Reason: "a build belongs to the cluster that ran it"}},
 		{Rule: Rule{Reason: "it was being deleted already"}, when: deleting},
 	}
@@ -139,6 +147,27 @@ func plainAccount(o Object) bool {
 }
 
 func accountToken(o Object) bool { return o.text("type") == "kubernetes.io/service-account-token" }
+
+// issuedToken reports the token of an account that a controller made; one that a person made under a
+// name of their own is filled by the new cluster.
+func issuedToken(o Object) bool {
+	account, _ := o.annotation("kubernetes.io/service-account.name")
+	return accountToken(o) && issuedFor(o.name()) == account
+}
+
+func issuedDockercfg(o Object) bool {
+	_, owned := o.annotation("openshift.io/internal-registry-auth-token.service-account")
+	_, legacy := o.annotation("openshift.io/token-secret.name")
+	return o.text("type") == "kubernetes.io/dockercfg" && (owned || legacy)
+}
+
+func servingCertificate(o Object) bool {
+	_, beta := o.annotation("service.beta.openshift.io/originating-service-uid")
+	_, alpha := o.annotation("service.alpha.openshift.io/originating-service-uid")
+	return beta || alpha
+}
+
+func copiedByOLM(o Object) bool { return label(o, "olm.copiedFrom") != "" }
 
 func bootstrapToken(o Object) bool { return o.text("type") == "bootstrap.kubernetes.io/token" }
 

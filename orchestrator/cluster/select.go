@@ -52,7 +52,7 @@ func (r Recorded) asks(ctx context.Context, f *filter, needs *needs, entry Entry
 	}
 	object, err := parseFile(entry.Path(), text)
 	if err != nil {
-		return false, err
+		return true, nil // whoever reads it next tells that it can't be read
 	}
 	skipped, err := f.skips(ctx, entry.Key(), object)
 	if err != nil || skipped || !f.needed() {

@@ -49,9 +49,19 @@ func (s *ReplayNamespaces) Validate() error { return s.config().Validate() }
 
 func (s *ReplayNamespaces) config() cluster.ReplayConfig {
 	return cluster.ReplayConfig{
-		Selection: s.Selection, OnConflict: s.OnConflict, Policies: s.Policies, Transform: s.Transform,
+		Selection: s.selection(), OnConflict: s.OnConflict, Policies: s.Policies, Transform: s.Transform,
 		Wait: cmp.Or(time.Duration(s.Wait), replayWait),
 	}
+}
+
+// selection narrows a replay of some namespaces to the cluster's own objects that they need: with a
+// policy that replaces, all others would go back in time, too.
+func (s *ReplayNamespaces) selection() cluster.Selection {
+	selection := s.Selection
+	if len(selection.Include) > 0 && selection.ClusterResources == "" {
+		selection.ClusterResources = cluster.NeededClusterResources
+	}
+	return selection
 }
 
 // Check looks whether the recovery point holds objects and the cluster answers.
@@ -90,7 +100,7 @@ func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orch
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Info, Layer: "namespaces",
 			Subject: fmt.Sprintf("%d objects", passed.Count), Text: "not for another cluster: " + passed.Reason})
 	}
-	receipt := replayReceipt{Replayed: replayed, Selection: s.Selection, Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform}
+	receipt := replayReceipt{Replayed: replayed, Selection: config.Selection, Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform}
 	if receipt.Outcomes, err = putOutcomes(ctx, run.Repository, replayed.Outcomes); err != nil {
 		return nil, err
 	}
