@@ -66,17 +66,18 @@ func TestListGoesOnWhereAnAnswerBrokeOff(t *testing.T) {
 		}
 	}
 	client := stub(t,
-		seen(answer(`{"metadata":{"continue":"token"},"items":[1,2]}`)),
+		seen(answer(`{"metadata":{"continue":"token","remainingItemCount":3},"items":[1,2]}`)),
 		seen(cut(`{"metadata":{},"items":[3,4`)),
 		seen(refuse(http.StatusTooManyRequests, "Retry-After", "0")),
 		seen(answer(`{"metadata":{},"items":[3,4,5]}`)))
 	var items []string
-	err := client.list(t.Context(), Resource{Version: "v1", Name: "secrets"}, 77, nil, func(raw json.RawMessage) error {
+	var remaining int64
+	err := client.list(t.Context(), Resource{Version: "v1", Name: "secrets"}, 77, func(n int64) { remaining += n }, func(raw json.RawMessage) error {
 		items = append(items, string(raw))
 		return nil
 	})
-	if err != nil || strings.Join(items, "") != "12345" {
-		t.Errorf("items %v, error %v", items, err)
+	if err != nil || strings.Join(items, "") != "12345" || remaining != 3 {
+		t.Errorf("items %v, %d remaining after the first page, error %v", items, remaining, err)
 	}
 	if !strings.Contains(queries[0], "resourceVersion=77&resourceVersionMatch=Exact") || strings.Contains(queries[1], "resourceVersion") {
 		t.Errorf("queries are %v", queries)

@@ -37,6 +37,7 @@ type Selection struct {
 	ClusterResources string `yaml:"clusterResources,omitempty" json:"clusterResources,omitempty"`
 }
 
+// The choices of ClusterResources.
 const (
 	AllClusterResources = "all"
 	// NeededClusterResources are those that selected objects of namespaces refer to, and those that
