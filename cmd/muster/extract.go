@@ -28,6 +28,7 @@ type extraction struct {
 	snapshot, encryptionConfig string
 	namespace, kind, name      string
 	query                      registry.Query
+	diffFrom                   int64
 	skipHashCheck              bool
 }
 
@@ -40,6 +41,7 @@ func (a *app) extractCommand() *cobra.Command {
 backup has made, or the one of a recovery point. Objects are printed as YAML, or as JSON, one a line.`,
 		Example: `  muster extract --snapshot backup.db --namespace shop --kind Secret
   muster extract --snapshot latest --namespace shop --kind ConfigMap --name prices --history
+  muster extract --snapshot backup.db --namespace shop --diff-from 41823
   muster extract --snapshot backup.db --revision 41823 -o json`,
 		Args: exactly(0),
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -56,6 +58,7 @@ backup has made, or the one of a recovery point. Objects are printed as YAML, or
 	flags.StringVar(&e.name, "name", "", "only objects of this name")
 	flags.Int64Var(&e.query.Revision, "revision", 0, "as of this revision of etcd (default: the newest in the snapshot)")
 	flags.BoolVar(&e.query.History, "history", false, "every change that the snapshot holds, and not the last alone")
+	flags.Int64Var(&e.diffFrom, "diff-from", 0, "what has changed since this revision of etcd, as a unified diff")
 	flags.BoolVar(&e.skipHashCheck, "skip-hash-check", false, "read a damaged snapshot as far as it can be read; what is printed may be wrong")
 	flags.StringVar(&e.encryptionConfig, "encryption-config", "", "the EncryptionConfiguration of kube-apiserver, where objects are encrypted at rest")
 	required(command, "snapshot")
@@ -110,6 +113,9 @@ func withPointsSnapshot(ctx context.Context, opened *repository.Repository, id s
 }
 
 func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) error {
+	if e.query.History && e.diffFrom > 0 {
+		return fault.Newf("extract", fault.Invalid, "--diff-from", "it compares two revisions, --history shows every one: take one of them")
+	}
 	keys, err := e.keys(ctx)
 	if err != nil {
 		return err
@@ -119,29 +125,60 @@ func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) err
 		return damaged(e.snapshot, err)
 	}
 	e.query.Wanted = e.wantsKey
-	printed, unread, last := 0, 0, ""
-	err = registry.Read(ctx, snapshot, size, e.query, func(entry registry.Entry) error {
-		if entry.Deleted && e.kind != "" && entry.Key != last {
-			return nil // of what kind it was nobody can say
-		}
-		object, err := e.object(ctx, entry, keys)
-		if err != nil && e.mayBe(entry.Key) {
-			unread++
-			fmt.Fprintf(a.diagnostics, "muster: %v\n", err)
-		}
-		if err != nil || object == nil {
-			return nil
-		}
-		printed, last = printed+1, entry.Key
-		return a.printExtracted(entry, object)
-	})
-	if err == nil && unread > 0 {
-		err = errUnread
+	work := &extracting{app: a, extraction: e, keys: keys}
+	if e.diffFrom > 0 {
+		err = registry.Changes(ctx, snapshot, size, e.diffFrom, e.query, func(before, after registry.Entry) error { return work.change(ctx, before, after) })
+	} else {
+		err = registry.Read(ctx, snapshot, size, e.query, func(entry registry.Entry) error { return work.entry(ctx, entry) })
 	}
-	if err == nil && printed == 0 {
-		err = fault.Newf("extract", fault.NotFound, e.snapshot, "it holds no such object")
+	if err == nil {
+		err = work.verdict()
 	}
 	return damaged(e.snapshot, err)
+}
+
+// extracting prints one entry after the other.
+type extracting struct {
+	*app
+	*extraction
+	keys            *registry.Keys
+	printed, unread int
+	last            string // key that was printed
+}
+
+func (x *extracting) entry(ctx context.Context, entry registry.Entry) error {
+	if entry.Deleted && x.kind != "" && entry.Key != x.last {
+		return nil // of what kind it was nobody can say
+	}
+	object, err := x.object(ctx, entry, x.keys)
+	if err != nil {
+		x.unreadable(entry.Key, err)
+	}
+	if err != nil || object == nil {
+		return nil
+	}
+	x.printed, x.last = x.printed+1, entry.Key
+	return x.printExtracted(entry, object)
+}
+
+func (x *extracting) unreadable(key string, err error) {
+	if !x.mayBe(key) {
+		return
+	}
+	x.unread++
+	fmt.Fprintf(x.diagnostics, "muster: %v\n", err)
+}
+
+func (x *extracting) verdict() error {
+	switch {
+	case x.unread > 0:
+		return errUnread
+	case x.printed == 0 && x.diffFrom > 0:
+		return fault.Newf("extract", fault.NotFound, x.snapshot, "no such object has changed since revision %d", x.diffFrom)
+	case x.printed == 0:
+		return fault.Newf("extract", fault.NotFound, x.snapshot, "it holds no such object")
+	}
+	return nil
 }
 
 // intact compares a snapshot with the hash at its end, and returns its size. A database that was copied out of a

@@ -38,15 +38,9 @@ type Query struct {
 // Errors: NotFound when the revision is compacted away or still to come; Corrupt for damage; those of fn as
 // they are.
 func Read(ctx context.Context, r io.ReaderAt, size int64, q Query, fn func(Entry) error) error {
-	contents, err := pages.Read(r, size)
+	q, err := q.within(r, size)
 	if err != nil {
 		return err
-	}
-	if q.Revision == 0 {
-		q.Revision = contents.Revision
-	}
-	if q.Revision > contents.Revision || q.Revision < contents.Compacted {
-		return fault.Newf("read etcd snapshot", fault.NotFound, "", "it has no revision %d: its oldest is %d, its newest %d", q.Revision, max(contents.Compacted, 1), contents.Revision)
 	}
 	found, err := index(ctx, r, size, q)
 	if err != nil {
@@ -67,6 +61,64 @@ func Read(ctx context.Context, r io.ReaderAt, size int64, q Query, fn func(Entry
 		}
 	}
 	return nil
+}
+
+// Changes calls fn with what a query's revision has in the place of what revision from had, key by key: an entry
+// without a value is of a key that did not exist. Errors are those of Read; of the query, History means nothing.
+func Changes(ctx context.Context, r io.ReaderAt, size, from int64, q Query, fn func(before, after Entry) error) error {
+	var found [2]map[string][]record
+	for i, revision := range []int64{from, q.Revision} {
+		at, err := Query{Revision: revision, Wanted: q.Wanted}.within(r, size)
+		if err != nil {
+			return err
+		}
+		if found[i], err = index(ctx, r, size, at); err != nil {
+			return err
+		}
+	}
+	before, after := found[0], found[1]
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(before)), maps.Keys(after))
+	slices.Sort(keys)
+	for _, key := range slices.Compact(keys) {
+		if slices.Equal(before[key], after[key]) {
+			continue
+		}
+		was, err := entryOf(r, key, before[key])
+		if err != nil {
+			return err
+		}
+		is, err := entryOf(r, key, after[key])
+		if err != nil {
+			return err
+		}
+		if err := fn(was, is); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entryOf reads the one record of a key, if it has one.
+func entryOf(r io.ReaderAt, key string, found []record) (Entry, error) {
+	if len(found) == 0 {
+		return Entry{Key: key}, nil
+	}
+	return found[0].read(r)
+}
+
+// within names the newest revision where none is asked for, and refuses those that the snapshot does not hold.
+func (q Query) within(r io.ReaderAt, size int64) (Query, error) {
+	contents, err := pages.Read(r, size)
+	if err != nil {
+		return q, err
+	}
+	if q.Revision == 0 {
+		q.Revision = contents.Revision
+	}
+	if q.Revision > contents.Revision || q.Revision < contents.Compacted {
+		return q, fault.Newf("read etcd snapshot", fault.NotFound, "", "it has no revision %d: its oldest is %d, its newest %d", q.Revision, max(contents.Compacted, 1), contents.Revision)
+	}
+	return q, nil
 }
 
 // record is where one lies in the file.
