@@ -63,6 +63,32 @@ spec:
 ---
 apiVersion: muster.dev/v1alpha1
 kind: Plan
+metadata: {name: lenient}
+spec:
+  purpose: capture
+  steps:
+    - {id: apps, uses: capture-namespaces, with: {include: [team-a, team-b], as: {serviceAccount: team-a/backup, skipDenied: true}}}
+    - {id: seal, uses: seal-recovery-point, needs: [apps]}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
+metadata: {name: save}
+spec:
+  purpose: capture
+  steps:
+    - {id: apps, uses: capture-namespaces, with: {include: [team-a], clusterResources: none}}
+    - {id: seal, uses: seal-recovery-point, needs: [apps]}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
+metadata: {name: back}
+spec:
+  purpose: migrate
+  steps:
+    - {id: apps, uses: replay-namespaces, with: {include: [team-a], clusterResources: none, wait: 1s}}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
 metadata: {name: few}
 spec:
   purpose: capture
@@ -239,6 +265,23 @@ func rulesOf(role unstructured.Unstructured) []any {
 	return rules
 }
 
+// eachRuleLess takes away one rule at a time, calls without, gives it back and calls again.
+func (s *tenancy) eachRuleLess(objects []unstructured.Unstructured, without func(rule any), again func()) {
+	s.t.Helper()
+	for _, role := range objects {
+		for i, rule := range rulesOf(role) {
+			less := role.DeepCopy()
+			s.must(nil, unstructured.SetNestedSlice(less.Object, slices.Delete(rulesOf(role), i, i+1), "rules"))
+			s.apply(*less)
+			s.settled(holderOf(role), rule.(map[string]any), role.GetNamespace(), false)
+			without(rule)
+			s.apply(role)
+			s.settled(holderOf(role), rule.(map[string]any), role.GetNamespace(), true)
+			again()
+		}
+	}
+}
+
 // holderOf is the account that a printed role is for.
 func holderOf(role unstructured.Unstructured) string {
 	if strings.HasSuffix(role.GetName(), "-backup") {
@@ -267,25 +310,59 @@ func TestPrintedRolesAreEnoughAndNoMore(t *testing.T) {
 			if _, said, err := d.muster(t.Context(), "run", c.plan); err != nil {
 				t.Fatalf("the roles are not enough: %v\n%s", err, said)
 			}
-			for _, role := range objects {
-				if c.impersonate && holderOf(role) != "team-b/runner" {
-					continue // the same as with a token
-				}
-				for i, rule := range rulesOf(role) {
-					less := role.DeepCopy()
-					s.must(nil, unstructured.SetNestedSlice(less.Object, slices.Delete(rulesOf(role), i, i+1), "rules"))
-					s.apply(*less)
-					s.settled(holderOf(role), rule.(map[string]any), role.GetNamespace(), false)
-					if _, _, err := d.muster(t.Context(), "run", c.plan); !fault.Is(err, fault.Denied) {
-						t.Errorf("without %v of %s it ends with %v", rule, role.GetName(), err)
-					}
-					s.apply(role)
-					s.settled(holderOf(role), rule.(map[string]any), role.GetNamespace(), true)
-				}
+			some := objects
+			if c.impersonate { // the tenant's are the same as with a token
+				some = slices.DeleteFunc(slices.Clone(objects), func(o unstructured.Unstructured) bool { return holderOf(o) != "team-b/runner" })
 			}
+			s.eachRuleLess(some, func(rule any) {
+				if _, _, err := d.muster(t.Context(), "run", c.plan); !fault.Is(err, fault.Denied) {
+					t.Errorf("without %v it ends with %v", rule, err)
+				}
+			}, func() {})
 			s.remove(objects...)
 		})
 	}
+}
+
+// TestPrintedRolesBringObjectsBack: with the roles of a replay everything comes back, and with a rule
+// less something does not.
+func TestPrintedRolesBringObjectsBack(t *testing.T) {
+	s := newTenancy(t)
+	d := s.desk(false)
+	roles, secrets := s.admin.RbacV1().Roles("team-a"), s.admin.CoreV1().Secrets("team-a")
+	// Nobody may hand out what he may not do himself, and the runner may watch nothing.
+	s.must(roles.Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "watcher"},
+		Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"watch"}}}}, metav1.CreateOptions{}))
+	if _, said, err := d.muster(t.Context(), "run", "save"); err != nil {
+		t.Fatal(err, said)
+	}
+	objects := s.rbac(d, "back")
+	s.grant(objects)
+	s.becomeRunner(d)
+	comesBack := func() bool {
+		t.Helper()
+		_, _, err := d.muster(t.Context(), "run", "back")
+		_, noRole := roles.Get(t.Context(), "watcher", metav1.GetOptions{})
+		_, noSecret := secrets.Get(t.Context(), "password-of-team-a", metav1.GetOptions{})
+		return errors.Join(err, noRole, noSecret) == nil
+	}
+	lose := func() {
+		t.Helper()
+		s.must(nil, roles.Delete(t.Context(), "watcher", metav1.DeleteOptions{}))
+		s.must(nil, secrets.Delete(t.Context(), "password-of-team-a", metav1.DeleteOptions{}))
+	}
+	if lose(); !comesBack() {
+		t.Fatal("the roles are not enough")
+	}
+	s.eachRuleLess(objects, func(rule any) {
+		if lose(); comesBack() {
+			t.Errorf("without %v everything came back", rule)
+		}
+	}, func() {
+		if !comesBack() {
+			t.Error("with all rules again it does not come back")
+		}
+	})
 }
 
 func TestRolesOfNamespaces(t *testing.T) {
@@ -341,6 +418,15 @@ func TestTenantsCaptureHoldsNothingOfItsNeighbour(t *testing.T) {
 			}
 			shown, _, err := d.muster(t.Context(), "points", "show", "latest", "-o", "json")
 			s.must(shown, err)
+			if !strings.Contains(shown, `"clusterResources": "none"`) || strings.Contains(shown, "team-b") {
+				t.Errorf("the manifest is\n%s", shown)
+			}
+			if _, said, err := d.muster(t.Context(), "run", "lenient", "--verbose"); err != nil {
+				t.Fatal(err, said)
+			}
+			if lacking, _, err := d.muster(t.Context(), "points", "show", "latest", "-o", "json"); err != nil || !strings.Contains(lacking, "secrets.core in namespace team-b") {
+				t.Errorf("%v: what was skipped is not in\n%s", err, lacking)
+			}
 			listed, _, err := d.muster(t.Context(), "runs", "list", "-o", "json")
 			s.must(listed, err)
 
