@@ -33,6 +33,10 @@ type CompareConfig struct {
 	Rebound []string
 	// Reclassed are claims, namespace/name, that have another class: see Reclass.
 	Reclassed []string
+	// Transform and Outcomes are those of a replay: what it changed on the way, where it put objects, and
+	// what it left as it was.
+	Transform []Transformation
+	Outcomes  []ObjectOutcome
 }
 
 // Comparison is how a living cluster stands to a captured one. Expected = Equal + Excused + Missing
@@ -95,9 +99,10 @@ func Compare(ctx context.Context, config CompareConfig) (Comparison, error) {
 		return Comparison{}, err
 	}
 	c := &comparison{config: config, filter: filter, entries: map[Key]*expected{}, reasons: map[string]int{}, tallies: map[Key]*Tally{}}
-	for _, entry := range only {
-		c.entries[entry.Key()] = &expected{Entry: entry}
+	if c.transform, err = newTransformer(config.Transform); err != nil {
+		return Comparison{}, err
 	}
+	c.expect(only)
 	found, err := c.gather(ctx)
 	if err != nil {
 		return Comparison{}, err
@@ -124,7 +129,8 @@ type comparison struct {
 	config CompareConfig
 	filter *filter
 	excuses
-	revision int64
+	transform *transformer
+	revision  int64
 
 	mu       sync.Mutex
 	entries  map[Key]*expected
@@ -137,9 +143,43 @@ type comparison struct {
 	spare    []candidate // living and not captured, not excused by a rule
 }
 
+// expected is a captured object, by its key in the living cluster.
 type expected struct {
 	Entry
+	told Outcome // by the replay, if there was one
 	seen bool
+}
+
+func (c *comparison) expect(entries []Entry) {
+	outcomes := make(map[Key]ObjectOutcome, len(c.config.Outcomes))
+	for _, outcome := range c.config.Outcomes {
+		outcomes[outcome.Key()] = outcome
+	}
+	for _, entry := range entries {
+		key, outcome := entry.Key(), outcomes[entry.Key()]
+		if outcome.Result != "" {
+			key = outcome.Target()
+		}
+		c.entries[key] = &expected{Entry: entry, told: outcome.Outcome}
+	}
+}
+
+// excusedBy returns the reason why an object need not be as it was captured, empty when there is none.
+func (c *comparison) excusedBy(e *expected, captured Object) string {
+	if e.told.Result == Passed || e.told.Result == Kept {
+		return e.told.Message
+	}
+	return c.excused(e.Key(), captured)
+}
+
+// before is the captured side of a comparison: as a replay would create it.
+func (c *comparison) before(ctx context.Context, key Key, e *expected, captured Object) (Object, error) {
+	normal := c.normalise(e.Key(), captured)
+	changed, err := c.transform.apply(ctx, e.Key(), normal)
+	if err != nil || len(c.transform.steps) == 0 {
+		return normal, err
+	}
+	return c.normalise(key, changed), nil
 }
 
 type line struct{ key, digest string }
@@ -207,11 +247,11 @@ func (c *comparison) one(ctx context.Context, r Resource, raw json.RawMessage) e
 	if entry == nil {
 		return c.unknown(ctx, key, object)
 	}
-	return c.both(ctx, key, entry.Entry, object)
+	return c.both(ctx, key, entry, object)
 }
 
 // both compares an object that both sides have.
-func (c *comparison) both(ctx context.Context, key Key, entry Entry, living Object) error {
+func (c *comparison) both(ctx context.Context, key Key, entry *expected, living Object) error {
 	digest := Digest(living)
 	if reason := c.excused(key, living); reason != "" {
 		c.excuse(key, reason, true)
@@ -221,17 +261,21 @@ func (c *comparison) both(ctx context.Context, key Key, entry Entry, living Obje
 		c.equal(key, digest)
 		return nil
 	}
-	captured, err := c.load(ctx, entry)
+	captured, err := c.load(ctx, entry.Entry)
 	if err != nil {
 		return err
 	}
-	if reason := c.excused(key, captured); reason != "" {
+	if reason := c.excusedBy(entry, captured); reason != "" {
 		c.excuse(key, reason, true)
 		return nil
 	}
-	before, after := c.normalise(key, captured), c.normalise(key, living)
+	before, err := c.before(ctx, key, entry, captured)
+	if err != nil {
+		return err
+	}
+	after := c.normalise(key, living)
 	was, is := Digest(before), Digest(after)
-	if was == is {
+	if was == is || entry.told.Result == Updated && contains(map[string]any(stable(after)), map[string]any(stable(before))) {
 		c.equal(key, was)
 		return nil
 	}
@@ -338,17 +382,27 @@ func (c *comparison) missing(ctx context.Context) error {
 			continue
 		}
 		group.Go(func() error {
+			if entry.told.Reason == Unreadable || entry.told.Reason == TooLarge {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.lost = append(c.lost, candidate{key: key, digest: entry.Digest})
+				return nil
+			}
 			object, err := c.load(ctx, entry.Entry)
 			if err != nil {
 				return err
 			}
-			if reason := c.excused(key, object); reason != "" {
+			if reason := c.excusedBy(entry, object); reason != "" {
 				c.excuse(key, reason, true)
 				return nil
 			}
+			before, err := c.before(ctx, key, entry, object)
+			if err != nil {
+				return err
+			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.lost = append(c.lost, candidate{key: key, owner: controllerOf(key, object), digest: Digest(c.normalise(key, object))})
+			c.lost = append(c.lost, candidate{key: key, owner: controllerOf(key, object), digest: Digest(before)})
 			return nil
 		})
 	}

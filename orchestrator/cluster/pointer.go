@@ -122,3 +122,24 @@ func (d *difference) maps(pointer string, a, b map[string]any) {
 		d.values(path, x, y)
 	}
 }
+
+// contains reports whether a value has all that another one has: fields of maps may be more, lists may not.
+func contains(whole, part any) bool {
+	switch p := part.(type) {
+	case map[string]any:
+		w, ok := whole.(map[string]any)
+		for key, value := range p {
+			inner, found := w[key]
+			ok = ok && found && contains(inner, value)
+		}
+		return ok
+	case []any:
+		w, ok := whole.([]any)
+		ok = ok && len(w) == len(p)
+		for i := 0; ok && i < len(p); i++ {
+			ok = contains(w[i], p[i])
+		}
+		return ok
+	}
+	return string(appendCanonical(nil, whole)) == string(appendCanonical(nil, part))
+}

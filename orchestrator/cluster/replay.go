@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,6 +35,11 @@ type ReplayConfig struct {
 	Policies []Policy
 	// Transform changes what is created, in its order.
 	Transform []Transformation
+	// LeaveTo are GitOps tools, ArgoCD and Flux, that make again what they manage.
+	LeaveTo []string
+	// Pause names controllers that would race with the replay, as "<namespace>/<resource>.<group>/<name>":
+	// they are scaled to nothing, or suspended, and set back at the end, in this order.
+	Pause []string
 	// Wait bounds how long nothing may come back while the cluster does not take what is left: kinds
 	// that are not served, webhooks whose backends start, namespaces that are being deleted.
 	Wait     time.Duration
@@ -95,6 +101,7 @@ type replay struct {
 	transform *transformer
 	resolve   resolver
 	owners    map[string]Key // by the UID that the captured cluster gave
+	managers  []Key          // GitOps objects of the point
 	custom    map[Key]bool   // kinds that a CustomResourceDefinition of the point defines
 
 	standing map[Key]stood // what stood in the cluster at the start, by its key there
@@ -119,10 +126,16 @@ func newReplay(config ReplayConfig) (*replay, error) {
 		if isDefinition(entry.Key()) {
 			r.custom[definedBy(entry.Name)] = true
 		}
+		if isManager(entry.Key()) {
+			r.managers = append(r.managers, entry.Key())
+		}
 	}
 	r.resolve = resolverOf(config.resources())
 	err := config.Selection.Validate()
 	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(checkLeaveTo(config.LeaveTo), checkPause(config.Pause)); err != nil {
 		return nil, err
 	}
 	if r.policies, err = newPolicies(config.Policies, config.OnConflict); err != nil {
@@ -144,6 +157,23 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 	if err := r.lowerQuotas(ctx); err != nil { // that an earlier replay raised and could not set back
 		return Replayed{}, err
 	}
+	paused, err := r.pausables(ctx)
+	if err != nil {
+		return Replayed{}, err
+	}
+	if err = r.pause(ctx, paused); err == nil {
+		err = r.bringAll(ctx, tasks)
+	}
+	// What was held is set back after a failure too: whoever repeats the replay may come much later.
+	after := context.WithoutCancel(ctx)
+	if err := errors.Join(err, r.lowerQuotas(after), r.letGo(after, paused)); err != nil {
+		return Replayed{}, err
+	}
+	return r.finish(tasks, result), nil
+}
+
+// bringAll brings back all objects, and prunes what is no part of them.
+func (r *replay) bringAll(ctx context.Context, tasks []*task) error {
 	all := waves()
 	r.queue = newQueue(ctx, tasks, len(all), lateWave(all), r.Wait)
 	defer r.queue.close()
@@ -151,21 +181,13 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 	for range min(replayParallel, max(len(tasks), 1)) {
 		workers.Go(func() error { return r.work(working) })
 	}
-	err = workers.Wait()
-	if err == nil {
-		err = ctx.Err()
+	if err := workers.Wait(); err != nil {
+		return err
 	}
-	if err == nil {
-		err = r.prune(ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	// Quotas are set back after a failure too: whoever repeats the replay may come much later.
-	if lowered := r.lowerQuotas(context.WithoutCancel(ctx)); err == nil {
-		err = lowered
-	}
-	if err != nil {
-		return Replayed{}, err
-	}
-	return r.finish(tasks, result), nil
+	return r.prune(ctx)
 }
 
 // tasks are the selected objects, and how many there are in each wave.
@@ -178,7 +200,7 @@ func (r *replay) tasks(entries []Entry) ([]*task, Replayed) {
 	var tasks []*task
 	var bytes int64
 	for _, entry := range entries {
-		t := &task{Entry: entry, wave: waveOf(all, entry.Group, entry.Resource)}
+		t := &task{Entry: entry, there: r.transform.key(entry.Key()), wave: waveOf(all, entry.Group, entry.Resource)}
 		tasks = append(tasks, t)
 		result.Objects++
 		result.Waves[t.wave].Objects++
@@ -243,7 +265,7 @@ func (r *replay) finish(tasks []*task, result Replayed) Replayed {
 	}
 	for _, t := range tasks {
 		*counters[t.outcome.Result]++
-		result.Outcomes = append(result.Outcomes, outcomeLine(t.Key(), t.outcome))
+		result.Outcomes = append(result.Outcomes, outcomeLine(t.Key(), t.there, t.outcome))
 	}
 	result.Pruned = len(r.pruned)
 	result.Outcomes = append(result.Outcomes, r.pruned...)

@@ -26,6 +26,10 @@ func (r *replay) one(ctx context.Context, t *task) error {
 		r.passOver(t, reason)
 		return nil
 	}
+	if left := r.leftTo(key, captured); left != "" {
+		r.passOver(t, left)
+		return nil
+	}
 	needs := references(key, captured, r.resolve)
 	if r.queue.await(t, needs) {
 		return nil
@@ -40,6 +44,7 @@ func (r *replay) one(ctx context.Context, t *task) error {
 		return nil
 	}
 	w := &want{task: t, key: targetKey(key, wanted), object: wanted, policy: r.policyOf(key, captured)}
+	t.there = w.key
 	if err := r.adopt(ctx, w, captured.owners()); err != nil {
 		return r.answer(ctx, w, Outcome{}, err)
 	}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -67,7 +68,15 @@ type ObjectOutcome struct {
 	Resource  string `json:"resource"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
+	// ToNamespace and ToName say where it went when a transformation has given it another place.
+	ToNamespace string `json:"toNamespace,omitempty"`
+	ToName      string `json:"toName,omitempty"`
 	Outcome
+}
+
+// Target is the object's key in the cluster.
+func (o ObjectOutcome) Target() Key {
+	return Key{Group: o.Group, Resource: o.Resource, Namespace: cmp.Or(o.ToNamespace, o.Namespace), Name: cmp.Or(o.ToName, o.Name)}
 }
 
 // Key is the object's, in the recovery point; of a pruned object in the cluster.
@@ -75,8 +84,15 @@ func (o ObjectOutcome) Key() Key {
 	return Key{Group: o.Group, Resource: o.Resource, Namespace: o.Namespace, Name: o.Name}
 }
 
-func outcomeLine(key Key, outcome Outcome) ObjectOutcome {
-	return ObjectOutcome{Group: key.Group, Resource: key.Resource, Namespace: key.Namespace, Name: key.Name, Outcome: outcome}
+func outcomeLine(key, there Key, outcome Outcome) ObjectOutcome {
+	line := ObjectOutcome{Group: key.Group, Resource: key.Resource, Namespace: key.Namespace, Name: key.Name, Outcome: outcome}
+	if there.Namespace != key.Namespace {
+		line.ToNamespace = there.Namespace
+	}
+	if there.Name != key.Name {
+		line.ToName = there.Name
+	}
+	return line
 }
 
 // WriteOutcomes writes one line an object.

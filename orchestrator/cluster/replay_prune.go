@@ -21,7 +21,7 @@ func (r *replay) prune(ctx context.Context) error {
 			r.note(Changed, e.key, "it was not pruned: "+refusal(err))
 			continue
 		}
-		r.pruned = append(r.pruned, outcomeLine(e.key, Outcome{Result: Pruned}))
+		r.pruned = append(r.pruned, outcomeLine(e.key, e.key, Outcome{Result: Pruned}))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type queue struct {
 	wait     time.Duration
 	patience *time.Timer
 	poll     time.Duration // how often parked objects are tried when nothing else happens
-	watch    func() bool // ends the watch over the context
+	watch    func() bool   // ends the watch over the context
 }
 
 // task is one object on its way.
@@ -41,7 +41,8 @@ type task struct {
 	ticket  int    // of its present wait; older ones are void
 	heeds   heeds  // which of its needs it still waits for
 	cause   error  // why the cluster did not take it
-	uid     string // in the target, once it stands there
+	there   Key    // in the cluster, as far as it is known
+	uid     string // in the cluster, once it stands there
 	outcome Outcome
 }
 

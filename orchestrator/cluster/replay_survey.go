@@ -30,7 +30,7 @@ type extra struct {
 func (r *replay) survey(ctx context.Context, tasks []*task) error {
 	kinds := map[Resource]bool{}
 	for _, t := range tasks {
-		r.targets[r.transform.key(t.Key())] = true
+		r.targets[t.there] = true
 		kinds[resourceOf(t.Entry)] = true
 	}
 	if err := r.addPruned(ctx, kinds); err != nil {
@@ -101,5 +101,5 @@ func (r *replay) meet(resource Resource, raw json.RawMessage, namespaces map[str
 
 // digest is over what a replay promises to bring back of an object.
 func (r *replay) digest(key Key, o Object) [sha256.Size]byte {
-	return sha256.Sum256(appendCanonical(nil, map[string]any(stable(r.normalise(key, unraised(o))))))
+	return sha256.Sum256(appendCanonical(nil, map[string]any(stable(r.normalise(key, released(o))))))
 }

@@ -22,7 +22,7 @@ func replayed(t *testing.T, client *Client, captured Captured, store *memory, ch
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sum := result.Created + result.Present + result.Replaced + result.Passed + result.Lost; sum != result.Objects {
+	if sum := result.Created + result.Present + result.Updated + result.Replaced + result.Recreated + result.Kept + result.Passed + result.Lost; sum != result.Objects {
 		t.Errorf("%d objects are accounted for, of %d: %s", sum, result.Objects, toJSON(t, result))
 	}
 	return result, found

@@ -26,6 +26,11 @@ type ReplayNamespaces struct {
 	Policies []cluster.Policy `yaml:"policies,omitempty"`
 	// Transform changes what is created.
 	Transform []cluster.Transformation `yaml:"transform,omitempty"`
+	// LeaveTo are GitOps tools that make again what they manage: argocd, flux.
+	LeaveTo []string `yaml:"leaveTo,omitempty"`
+	// Pause names controllers that would race with the replay, "<namespace>/<resource>.<group>/<name>";
+	// they are set back at the end, in this order.
+	Pause []string `yaml:"pause,omitempty"`
 	// Wait bounds how long nothing may come back while the cluster does not take what is left; 0 means
 	// two minutes.
 	Wait plans.Duration `yaml:"wait,omitempty"`
@@ -50,7 +55,7 @@ func (s *ReplayNamespaces) Validate() error { return s.config().Validate() }
 func (s *ReplayNamespaces) config() cluster.ReplayConfig {
 	return cluster.ReplayConfig{
 		Selection: s.selection(), OnConflict: s.OnConflict, Policies: s.Policies, Transform: s.Transform,
-		Wait: cmp.Or(time.Duration(s.Wait), replayWait),
+		LeaveTo: s.LeaveTo, Pause: s.Pause, Wait: cmp.Or(time.Duration(s.Wait), replayWait),
 	}
 }
 
@@ -98,7 +103,7 @@ func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orch
 	}
 	for _, passed := range replayed.Exceptions {
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Info, Layer: "namespaces",
-			Subject: fmt.Sprintf("%d objects", passed.Count), Text: "not for another cluster: " + passed.Reason})
+			Subject: fmt.Sprintf("%d objects", passed.Count), Text: "passed over: " + passed.Reason})
 	}
 	receipt := replayReceipt{Replayed: replayed, Selection: config.Selection, Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform}
 	if receipt.Outcomes, err = putOutcomes(ctx, run.Repository, replayed.Outcomes); err != nil {
@@ -153,7 +158,7 @@ func (s *ReplayNamespaces) Summarize(receipt orchestrator.Receipt) (orchestrator
 	err := json.Unmarshal(receipt, &r)
 	return orchestrator.Summary{
 		Layer: "namespaces", Unit: "objects", Expected: int64(r.Objects - r.Passed), Done: int64(r.Objects - r.Passed - r.Lost),
-		Text: fmt.Sprintf("%d created, %d there already, %d replaced, %d not for another cluster, %d lost%s",
+		Text: fmt.Sprintf("%d created, %d there already, %d replaced, %d passed over, %d lost%s",
 			r.Created, r.Present, r.Replaced+r.Updated+r.Recreated, r.Passed, r.Lost, besides(r.Replayed)),
 	}, err
 }

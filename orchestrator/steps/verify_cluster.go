@@ -88,8 +88,14 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 	if _, err := run.ReceiptOf("bind-volumes", &bound); err != nil {
 		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "bind-volumes", err)
 	}
-	return cluster.Compare(ctx, cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode,
-		Selection: replay.Selection, Rebound: bound.names(), Reclassed: bound.Claims})
+	config := cluster.CompareConfig{Client: client, Recorded: recorded, Mode: mode, Rebound: bound.names(), Reclassed: bound.Claims,
+		Selection: replay.Selection, Transform: replay.Transform}
+	if replay.Outcomes.ID != "" {
+		if config.Outcomes, err = readOutcomes(ctx, run.Repository, replay.Outcomes.ID); err != nil {
+			return cluster.Comparison{}, err
+		}
+	}
+	return cluster.Compare(ctx, config)
 }
 
 func reportDifferences(run *orchestrator.Run, found cluster.Comparison) {
