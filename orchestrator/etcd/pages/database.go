@@ -139,14 +139,19 @@ func (db *database) read(at, n, end int64) ([]byte, error) {
 		return nil, corrupt("%d bytes at offset %d are out of bounds", n, at)
 	}
 	p := make([]byte, n)
+	return p, db.fill(p, at)
+}
+
+// fill reads all of p.
+func (db *database) fill(p []byte, at int64) error {
 	got, err := db.r.ReadAt(p, at)
-	if int64(got) == n {
-		return p, nil
+	if got == len(p) {
+		return nil
 	}
 	if err == nil || errors.Is(err, io.EOF) {
-		return nil, corrupt("it ends at offset %d", at+int64(got))
+		return corrupt("it ends at offset %d", at+int64(got))
 	}
-	return nil, fault.New("read etcd snapshot", fault.KindOf(err), "", err)
+	return fault.New("read etcd snapshot", fault.KindOf(err), "", err)
 }
 
 // page returns the node that is page number id.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"slices"
 )
 
 // Record is what one revision left of one key. Deleted records hold the key alone.
@@ -41,7 +42,8 @@ func Records(ctx context.Context, r io.ReaderAt, size int64, fn func(Record) err
 // scan reads a whole bucket, a page at a time.
 type scan struct {
 	db   *database
-	left int64 // bytes: pages do not overlap, so that all of them fit into the file
+	left int64  // bytes: pages do not overlap, so that all of them fit into the file
+	page []byte // the one that is read, in memory that all of them share
 	last [18]byte
 	fn   func(Record) error
 }
@@ -68,15 +70,17 @@ func (s *scan) node(ctx context.Context, n node, depth int) error {
 	if n.end-n.at > maxNode {
 		return corrupt("the page at offset %d has %d bytes", n.at, n.end-n.at)
 	}
-	raw, err := s.db.read(n.at, n.end-n.at, s.db.size)
-	if err != nil {
+	s.page = slices.Grow(s.page[:0], int(n.end-n.at))[:n.end-n.at]
+	if err := s.db.fill(s.page, n.at); err != nil {
 		return err
 	}
 	free := int64(0)
 	for i := range n.count {
-		if free, err = s.element(raw, n, i, free); err != nil {
+		end, err := s.element(s.page, n, i, free)
+		if err != nil {
 			return err
 		}
+		free = end
 	}
 	return nil
 }

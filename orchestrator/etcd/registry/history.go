@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/providers/fault"
@@ -135,11 +136,11 @@ func index(ctx context.Context, r io.ReaderAt, size int64, q Query) (map[string]
 		if found.Revision > q.Revision {
 			return nil
 		}
-		kv, err := parse(found.Revision, found.Value)
+		raw, err := keyOf(found.Revision, found.Value)
 		if err != nil {
 			return err
 		}
-		key := string(kv.Key)
+		key := string(raw)
 		if q.Wanted != nil && !q.Wanted(key) {
 			return nil
 		}
@@ -167,6 +168,21 @@ func (at record) read(r io.ReaderAt) (Entry, error) {
 		return Entry{}, err
 	}
 	return Entry{Key: string(kv.Key), Revision: at.revision, Created: kv.CreateRevision, Deleted: at.deleted, Value: kv.Value}, nil
+}
+
+// keyOf reads the key alone, and copies nothing: it is a record's first field, as etcd writes it.
+func keyOf(revision int64, raw []byte) ([]byte, error) {
+	number, kind, n := protowire.ConsumeTag(raw)
+	if number == 1 && kind == protowire.BytesType {
+		if key, m := protowire.ConsumeBytes(raw[n:]); m > 0 {
+			return key, nil
+		}
+	}
+	kv, err := parse(revision, raw)
+	if err != nil {
+		return nil, err
+	}
+	return kv.Key, nil
 }
 
 func parse(revision int64, raw []byte) (*mvccpb.KeyValue, error) {

@@ -325,6 +325,16 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestKeyOf finds a record's key where etcd writes it, and where another writer may.
+func TestKeyOf(t *testing.T) {
+	for raw, want := range map[string]string{"\n\x01k\x10\x05": "k", "\x10\x05\n\x01k": "k", "": "", "\n\x05k": "corrupt", "\xff": "corrupt"} {
+		key, err := keyOf(5, []byte(raw))
+		if got := string(key); err == nil && got != want || err != nil && (want != "corrupt" || !fault.Is(err, fault.Corrupt)) {
+			t.Errorf("%q: key %q, %v", raw, got, err)
+		}
+	}
+}
+
 // FuzzStoredObject reads anything: an object that can be printed, or an error that says why not.
 func FuzzStoredObject(f *testing.F) {
 	keys, err := ReadKeys(f.Context(), []byte(encryption))

@@ -32,6 +32,7 @@ const (
 func benchmarks() []benchmark {
 	return []benchmark{
 		etcdSnapshot(),
+		extractEtcd(),
 		namespaceCapture(),
 		namespaceReplay(),
 		machineCapture(),
