@@ -101,9 +101,13 @@ func (t *tokens) next(ctx context.Context, stale string) (string, error) {
 		method: http.MethodPost, path: "/api/v1/namespaces/" + namespace + "/serviceaccounts/" + name + "/token",
 		body: fmt.Appendf(nil, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"expirationSeconds":%d}}`, tokenSeconds),
 	}, &made)
-	if err != nil {
-		return "", fault.Newf("ask for a token", fault.KindOf(err), "ServiceAccount "+t.tenant.ServiceAccount,
+	subject := "ServiceAccount " + t.tenant.ServiceAccount
+	if fault.Is(err, fault.Denied) {
+		return "", fault.Newf("ask for a token", fault.Denied, subject,
 			"the runner needs the verb create on its subresource token; `muster rbac` prints the role: %w", err)
+	}
+	if err != nil {
+		return "", fault.New("ask for a token", fault.KindOf(err), subject, err)
 	}
 	t.token = made.Status.Token
 	return t.token, nil
