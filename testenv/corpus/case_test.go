@@ -44,31 +44,35 @@ func TestCasesDoNotMeet(t *testing.T) {
 	}
 }
 
-// carries reports what is in a namespace of the case, or has its name in its own. OpenShift gives
+// carries reports what is in a namespace of the case, or has the case's name in its own. OpenShift gives
 // the one OAuth object its name.
 func carries(ref Ref, name string) bool {
-	if ref.Namespace != "" {
+	if ref.Namespace != "" && ref.Namespace != "default" {
 		return ref.Namespace == name || strings.HasPrefix(ref.Namespace, name+"-")
 	}
-	return !clusterScoped(ref.Kind) || ref.Kind == "OAuth" || strings.Contains(ref.Name, name)
+	own := ref.Namespace == "" && !clusterScoped(ref.Kind)
+	return own || ref.Kind == "OAuth" || strings.Contains(ref.Name, name)
 }
 
 func clusterScoped(kind string) bool {
 	return strings.HasPrefix(kind, "Cluster") && kind != "ClusterServiceVersion" || strings.HasSuffix(kind, "Class") ||
 		strings.HasSuffix(kind, "WebhookConfiguration") || slices.Contains([]string{
-		"Namespace", "Node", "PersistentVolume", "CustomResourceDefinition", "APIService", "SecurityContextConstraints", "Project", "OAuth", "Group", "Tenant",
+		"Namespace", "Node", "CSINode", "VolumeAttachment", "CertificateSigningRequest", "FlowSchema", "PriorityLevelConfiguration",
+		"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "PersistentVolume", "CustomResourceDefinition", "APIService", "SecurityContextConstraints", "Project", "OAuth", "Group", "Tenant",
 	}, kind)
 }
 
 func TestCarries(t *testing.T) {
 	for ref, want := range map[Ref]bool{
-		{Kind: "ConfigMap", Name: "x"}:                        true,
-		{Kind: "ConfigMap", Name: "x", Namespace: "case"}:     true,
-		{Kind: "ConfigMap", Name: "x", Namespace: "case-b"}:   true,
-		{Kind: "ConfigMap", Name: "x", Namespace: "casement"}: false,
-		{Kind: "ClusterRole", Name: "case-reader"}:            true,
-		{Kind: "ClusterRole", Name: "reader"}:                 false,
-		{Kind: "Namespace", Name: "other"}:                    false,
+		{Kind: "ConfigMap", Name: "x"}:                          true,
+		{Kind: "ConfigMap", Name: "x", Namespace: "case"}:       true,
+		{Kind: "ConfigMap", Name: "x", Namespace: "case-b"}:     true,
+		{Kind: "ConfigMap", Name: "x", Namespace: "casement"}:   false,
+		{Kind: "ConfigMap", Name: "x", Namespace: "default"}:    false,
+		{Kind: "ConfigMap", Name: "case", Namespace: "default"}: true,
+		{Kind: "ClusterRole", Name: "case-reader"}:              true,
+		{Kind: "ClusterRole", Name: "reader"}:                   false,
+		{Kind: "Namespace", Name: "other"}:                      false,
 	} {
 		if carries(ref, "case") != want {
 			t.Errorf("%+v: %t", ref, !want)
