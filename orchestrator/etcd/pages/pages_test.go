@@ -300,6 +300,10 @@ func TestOverlap(t *testing.T) {
 	if _, err := s.element(page, node{}, 1, free); !fault.Is(err, fault.Corrupt) {
 		t.Errorf("an element inside another: %v", err)
 	}
+	s.left = 1023
+	if err := s.node(t.Context(), node{end: 1024, flags: leafPage}, maxDepth); !fault.Is(err, fault.Corrupt) || !strings.Contains(err.Error(), "loop") {
+		t.Errorf("more pages than the file has room for: %v", err)
+	}
 }
 
 // TestManyMembers refuses a bucket that says more about the database than any has to say.
