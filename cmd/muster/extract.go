@@ -59,7 +59,7 @@ backup has made, or the one of a recovery point. Objects are printed as YAML, or
 	flags.Int64Var(&e.query.Revision, "revision", 0, "as of this revision of etcd (default: the newest in the snapshot)")
 	flags.BoolVar(&e.query.History, "history", false, "every change that the snapshot holds, and not the last alone")
 	flags.Int64Var(&e.diffFrom, "diff-from", 0, "what has changed since this revision of etcd, as a unified diff")
-	flags.BoolVar(&e.skipHashCheck, "skip-hash-check", false, "read a damaged snapshot as far as it can be read; what is printed may be wrong")
+	flags.BoolVar(&e.skipHashCheck, "skip-hash-check", false, "do not compare the hash at the snapshot's end: what is printed may be wrong")
 	flags.StringVar(&e.encryptionConfig, "encryption-config", "", "the EncryptionConfiguration of kube-apiserver, where objects are encrypted at rest")
 	required(command, "snapshot")
 	return command
@@ -192,7 +192,9 @@ func (e *extraction) intact(snapshot *os.File) (int64, error) {
 	if _, err := pages.Read(snapshot, size); err != nil || e.skipHashCheck || size%512 == 0 {
 		return size, err
 	}
-	_, _, err = etcd.Check(snapshot)
+	if _, _, err = etcd.Check(snapshot); fault.Is(err, fault.Corrupt) {
+		err = fault.Newf("compare hashes", fault.Corrupt, "", "%w; --skip-hash-check reads it all the same", err)
+	}
 	return size, err
 }
 
@@ -200,7 +202,7 @@ func damaged(name string, err error) error {
 	if !fault.Is(err, fault.Corrupt) {
 		return err
 	}
-	return fault.Newf("extract", fault.Corrupt, name, "%w; copy it again, or take another: --skip-hash-check reads what is left of this one", err)
+	return fault.Newf("extract", fault.Corrupt, name, "%w; copy it again, or take another", err)
 }
 
 func (e *extraction) keys(ctx context.Context) (*registry.Keys, error) {
