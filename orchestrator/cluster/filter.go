@@ -27,38 +27,24 @@ type filter struct {
 
 type absence struct{ kinds, namespace string } // patterns; no namespace means everywhere
 
-// resources drops the kinds that are not meant and says which.
+// resources drops the kinds that are not meant and says what is left out. Excluded kinds are named; of
+// all others that a plan does not take, one line tells.
 func (f *filter) resources(all []Resource) ([]Resource, []repository.LeftOut) {
 	var kept []Resource
 	var left []repository.LeftOut
 	for _, r := range all {
-		reason := f.dropsResource(r)
-		if reason == "" {
+		switch {
+		case f.dropsKind(r.Group, r.Name):
+			left = append(left, repository.LeftOut{Subject: r.subject(), Reason: "the plan excludes this kind"})
+		case f.otherKinds(r.Group, r.Name, r.Namespaced), !r.Namespaced && f.ClusterResources == NoClusterResources:
+		default:
 			kept = append(kept, r)
-		}
-		if reason != "" && reason != otherKind { // one line tells of all other kinds
-			left = append(left, repository.LeftOut{Subject: r.subject(), Reason: reason})
 		}
 	}
 	return kept, append(left, f.left()...)
 }
 
-const otherKind = "the plan takes other kinds"
-
-// dropsResource returns the reason why nothing of a resource is meant, empty when something may be.
-func (f *filter) dropsResource(r Resource) string {
-	switch {
-	case f.dropsKind(r.Group, r.Name):
-		return "the plan excludes this kind"
-	case !r.Namespaced && f.ClusterResources == NoClusterResources:
-		return "the plan takes no objects of no namespace"
-	case f.otherKinds(r.Group, r.Name, r.Namespaced):
-		return otherKind
-	}
-	return ""
-}
-
-// left tells what is left out of the kinds that are listed.
+// left tells what a selection leaves out, but for excluded kinds.
 func (f *filter) left() []repository.LeftOut {
 	var left []repository.LeftOut
 	add := func(subject, reason string) {
@@ -71,10 +57,13 @@ func (f *filter) left() []repository.LeftOut {
 		add(includedNamespaces+strings.Join(f.Include, ", "), "the plan includes these alone")
 	}
 	if len(f.Kinds) > 0 {
-		add("kinds other than "+strings.Join(f.Kinds, ", "), otherKind)
+		add("kinds other than "+strings.Join(f.Kinds, ", "), "the plan takes these alone")
 	}
-	if f.needed() {
+	switch f.ClusterResources {
+	case NeededClusterResources:
 		add("objects of no namespace that nothing selected needs", "the plan takes needed ones alone")
+	case NoClusterResources:
+		add("objects of no namespace", "the plan takes none of them")
 	}
 	for name, value := range map[string]string{"selector": f.Selector, "fieldSelector": f.FieldSelector, "where": f.Where} {
 		if value != "" {
@@ -91,9 +80,12 @@ func (f *filter) dropsKind(group, resource string) bool {
 	return anyKind(f.ExcludeKinds, group, resource)
 }
 
-// otherKinds reports whether the plan names kinds, and this is none of them. Needed objects of no
-// namespace are of any kind.
+// otherKinds reports whether the plan names kinds, and this is none of them. Namespace objects belong to
+// what lives in them, and needed objects of no namespace are of any kind.
 func (f *filter) otherKinds(group, resource string, namespaced bool) bool {
+	if group == "" && resource == "namespaces" {
+		return false
+	}
 	return len(f.Kinds) > 0 && (namespaced || !f.needed()) && !anyKind(f.Kinds, group, resource)
 }
 

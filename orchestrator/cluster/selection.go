@@ -14,7 +14,7 @@ import (
 )
 
 // Selection says which objects of a cluster, or of a recovery point, are meant: those that fulfil all
-// of it. Its zero value means all. Selector, FieldSelector and Where are not asked about Namespace
+// of it. Its zero value means all. Kinds, Selector, FieldSelector and Where are not asked about Namespace
 // objects, which belong to what lives in them.
 type Selection struct {
 	// Include and Exclude are path.Match patterns of namespaces; no Include means all. Objects of no

@@ -41,7 +41,7 @@ func TestSelectionOfObjects(t *testing.T) {
 		web, space, node bool // whether they are meant
 	}{
 		{Selection{}, true, true, true},
-		{Selection{Kinds: []string{"deployments.apps"}}, true, false, false},
+		{Selection{Kinds: []string{"deployments.apps"}}, true, true, false},
 		{Selection{Kinds: []string{"deployments.apps"}, ClusterResources: NeededClusterResources}, true, true, true},
 		{Selection{Kinds: []string{"pods"}, ClusterResources: NeededClusterResources}, false, true, true},
 		{Selection{ExcludeKinds: []string{"nodes"}, ClusterResources: NeededClusterResources}, true, true, false},
@@ -212,7 +212,7 @@ func TestCaptureSelections(t *testing.T) {
 	for _, selection := range []Selection{
 		{Selector: "tier in (one)"}, {FieldSelector: "metadata.name=one,metadata.namespace=chosen"}, {Where: `object.metadata.name == "one"`},
 	} {
-		selection.Include, selection.Kinds = []string{"chosen"}, []string{"configmaps", "widgets.*", "namespaces"}
+		selection.Include, selection.Kinds = []string{"chosen"}, []string{"configmaps", "widgets.*"}
 		captured, store := captureAll(t, client, func(c *CaptureConfig) { c.Selection = selection })
 		want := []string{"chosen.example.org/widgets/chosen/one", "core/configmaps/chosen/one", "core/namespaces//chosen"}
 		if got := keysOf(store.index(t, captured)); !slices.Equal(got, want) {
@@ -231,9 +231,18 @@ func TestCaptureSelections(t *testing.T) {
 			t.Errorf("of the point %+v selects %v, %v", selection, chosen, err)
 		}
 	}
-	captured, _ := captureAll(t, client, func(c *CaptureConfig) { c.Kinds = []string{"configmaps"} })
-	if !slices.ContainsFunc(captured.Layer.Left, func(l leftOut) bool { return l.Subject == "kinds other than configmaps" }) {
-		t.Errorf("left out: %v", captured.Layer.Left)
+	captured, _ := captureAll(t, client, func(c *CaptureConfig) {
+		c.Selection = Selection{Kinds: []string{"configmaps"}, ExcludeKinds: []string{"nodes"}, Selector: "a=b", Where: "true", ClusterResources: NoClusterResources}
+	})
+	var left []string
+	for _, l := range captured.Layer.Left {
+		if strings.HasPrefix(l.Reason, "the plan") {
+			left = append(left, l.Subject)
+		}
+	}
+	want := []string{"kinds other than configmaps", "nodes.core", "objects of no namespace", "objects that do not fulfil selector a=b", "objects that do not fulfil where true"}
+	if !slices.Equal(left, want) {
+		t.Errorf("left out is %q, want %q", left, want)
 	}
 }
 

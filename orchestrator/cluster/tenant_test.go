@@ -78,7 +78,7 @@ func TestTenantSkipsWhatItMayNotList(t *testing.T) {
 	tenant := newTenant(t, client, "skip-a", `[{"apiGroups":[""],"resources":["configmaps"],"verbs":["list"]}]`)
 	newTenant(t, client, "skip-b", readAll)
 	mine := as(t, client, tenant)
-	selection := Selection{Include: []string{"skip-a", "skip-b"}, Kinds: []string{"secrets", "configmaps"}}
+	selection := Selection{Include: []string{"skip-a", "skip-b"}, Kinds: []string{"secrets", "configmaps"}, ClusterResources: NoClusterResources}
 	_, err := Capture(t.Context(), CaptureConfig{Client: mine, Store: newMemory(), Progress: &counted{}, Now: time.Now, Selection: selection})
 	if !fault.Is(err, fault.Denied) {
 		t.Errorf("without leave to skip it ends with %v", err)
