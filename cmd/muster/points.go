@@ -59,7 +59,7 @@ func (a *app) pointsCommand() *cobra.Command {
 	f := &repositoryFlags{}
 	command := group("points", "List, show, verify and delete recovery points")
 	f.register(command)
-	command.AddCommand(a.pointsList(f), a.pointsShow(f), a.pointsVerify(f), a.pointsDelete(f), a.pointsRetain(f), a.pointsMaintain(f), a.pointsPrune(f))
+	command.AddCommand(a.pointsList(f), a.pointsShow(f), a.pointsVerify(f), a.pointsDelete(f), a.pointsRetain(f), a.pointsMaintain(f), a.pointsPrune(f), a.pointsGraph(f))
 	return command
 }
 

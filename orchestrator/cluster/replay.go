@@ -114,6 +114,7 @@ type replay struct {
 	pruned  []ObjectOutcome
 	extra   []extra
 	raised  map[Key]bool
+	parted  []parted
 }
 
 func newReplay(config ReplayConfig) (*replay, error) {
@@ -186,6 +187,9 @@ func (r *replay) bringAll(ctx context.Context, tasks []*task) error {
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err := r.reunite(ctx); err != nil {
+		return err
 	}
 	return r.prune(ctx)
 }

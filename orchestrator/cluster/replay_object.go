@@ -23,8 +23,13 @@ func (r *replay) one(ctx context.Context, t *task) error {
 		return r.unreadable(t, err)
 	}
 	if reason := r.excused(key, captured); reason != "" {
-		r.passOver(t, reason)
-		return nil
+		halted, err := r.halted(ctx, key, captured)
+		if err == nil && !halted {
+			r.passOver(t, reason)
+		}
+		if err != nil || !halted {
+			return err
+		}
 	}
 	if left := r.leftTo(key, captured); left != "" {
 		r.passOver(t, left)
@@ -55,6 +60,26 @@ func (r *replay) one(ctx context.Context, t *task) error {
 	return r.answer(ctx, w, outcome, err)
 }
 
+// halted reports a ReplicaSet whose Deployment is paused: nobody makes it again, and its pods would run
+// nowhere.
+func (r *replay) halted(ctx context.Context, key Key, captured Object) (bool, error) {
+	if key.Group != "apps" || key.Resource != "replicasets" {
+		return false, nil
+	}
+	for _, o := range captured.owners() {
+		entry, found := r.queue.entryOf(r.owners[o.uid])
+		if !found || o.kind != "Deployment" {
+			continue
+		}
+		deployment, err := r.load(ctx, entry)
+		if fault.Is(err, fault.Corrupt) {
+			return false, nil // its own outcome tells so
+		}
+		return at(deployment, "spec", "paused") == true, err
+	}
+	return false, nil
+}
+
 // want is an object as it is to be in the cluster.
 type want struct {
 	*task
@@ -73,6 +98,14 @@ func (w *want) resource() Resource {
 func targetKey(key Key, wanted Object) Key {
 	key.Namespace, key.Name = wanted.namespace(), wanted.name()
 	return key
+}
+
+// created is the result of a creation: an earlier try may have deleted what stood there.
+func (w *want) created() Result {
+	if w.deleted {
+		return Recreated
+	}
+	return Created
 }
 
 // unreadable settles an object that the recovery point does not hold as its index says. What the
@@ -150,6 +183,8 @@ func (r *replay) prepare(ctx context.Context, key Key, captured Object) (Object,
 		keepAddresses(wanted, captured)
 	case Key{Resource: "persistentvolumeclaims"}:
 		r.keepVolume(wanted, captured)
+	case Key{Resource: "persistentvolumes"}:
+		r.keepRelease(wanted, captured)
 	case Key{Resource: "namespaces"}:
 		keepRanges(wanted, captured)
 	case Key{Group: "operators.coreos.com", Resource: "subscriptions"}:
@@ -167,6 +202,16 @@ func (r *replay) keepVolume(wanted, captured Object) {
 	outcome, uid, settled := r.queue.outcomeOf(Key{Resource: "persistentvolumes", Name: name})
 	if settled && uid != "" && outcome.Result != Failed {
 		wanted["spec"].(map[string]any)["volumeName"] = name
+	}
+}
+
+// keepRelease leaves a volume to the claim it was released by: without that claim's UID, the next claim of
+// its name would get the volume, with somebody's data in it.
+func (r *replay) keepRelease(wanted, captured Object) {
+	uid := captured.text("spec", "claimRef", "uid")
+	reference, bound := at(wanted, "spec", "claimRef").(map[string]any)
+	if _, lives := r.owners[uid]; bound && uid != "" && !lives {
+		reference["uid"] = uid
 	}
 }
 
@@ -189,7 +234,8 @@ func pinVersion(wanted, captured Object) {
 }
 
 // adopt gives owner references the UIDs that the owners have in this cluster. An owner that does not
-// come back is left out: the garbage collector would delete the object with it.
+// come back is left out: the garbage collector would delete the object with it. So is one of a circle of
+// owners, until reunite.
 func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 	references, _ := at(w.object, "metadata", "ownerReferences").([]any)
 	if len(references) == 0 {
@@ -197,9 +243,15 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 	}
 	var kept []any
 	for i, o := range w.object.owners() {
-		uid, err := r.ownerUID(ctx, o, captured)
+		uid, coming, err := r.ownerUID(ctx, o, captured)
 		if err != nil {
 			return err
+		}
+		if coming {
+			r.mu.Lock()
+			r.parted = append(r.parted, parted{want: w, captured: captured, references: clone(references).([]any)})
+			r.mu.Unlock()
+			continue
 		}
 		if uid == "" {
 			r.note(Changed, w.Key(), fmt.Sprintf("created without its owner %s %s, which is not there", o.kind, o.name))
@@ -215,28 +267,52 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 	return nil
 }
 
-// ownerUID is empty for an owner that is not there. One that was passed over, or not selected, may
-// stand in this cluster under the same name.
-func (r *replay) ownerUID(ctx context.Context, o owner, captured []owner) (string, error) {
+// ownerUID is empty for an owner that is not there; coming says that it is only not there yet. One that
+// was passed over, or not selected, may stand in this cluster under the same name.
+func (r *replay) ownerUID(ctx context.Context, o owner, captured []owner) (uid string, coming bool, err error) {
 	i := slices.IndexFunc(captured, func(c owner) bool { return c.kind == o.kind && c.name == o.name && c.group == o.group })
 	if i < 0 {
-		return o.uid, nil // a transformation wrote it
+		return o.uid, false, nil // a transformation wrote it
 	}
 	key, known := r.owners[captured[i].uid]
 	if !known {
-		return "", nil
+		return "", false, nil
 	}
 	outcome, uid, settled := r.queue.outcomeOf(key)
-	if uid != "" || settled && outcome.Result == Failed || r.queue.has(key) && !settled {
-		return uid, nil
+	_, replayed := r.queue.entryOf(key)
+	if uid != "" || settled && outcome.Result == Failed || replayed && !settled {
+		return uid, replayed && !settled, nil
 	}
-	there := r.transform.key(key)
 	resource := Resource{Group: key.Group, Version: o.version, Name: key.Resource, Namespaced: key.Namespace != ""}
-	living, err := r.get(ctx, resource, there)
+	living, err := r.get(ctx, resource, r.transform.key(key))
 	if statusCode(err) == http.StatusNotFound {
-		return "", nil
+		return "", false, nil
 	}
-	return living.uid(), err
+	return living.uid(), false, err
+}
+
+// parted is an object that was created before one of its owners: they own each other.
+type parted struct {
+	*want
+	captured   []owner
+	references []any // whole, without UIDs
+}
+
+// reunite gives such objects all their owners, now that these are there.
+func (r *replay) reunite(ctx context.Context) error {
+	for _, p := range r.parted {
+		if p.outcome.Result != Created && p.outcome.Result != Recreated {
+			continue
+		}
+		whole := &want{task: p.task, key: p.key, object: Object{"metadata": map[string]any{"ownerReferences": p.references}}}
+		if err := r.adopt(ctx, whole, p.captured); err != nil {
+			return err
+		}
+		if err := r.patch(ctx, p.resource(), p.key, whole.object); ignoreRefusal(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bring creates an object, or deals with one that stands there.
@@ -253,7 +329,7 @@ func (r *replay) bring(ctx context.Context, w *want) (Outcome, error) {
 	living, err := r.createWithAddresses(ctx, w)
 	if err == nil {
 		w.uid = living.uid()
-		return Outcome{Result: Created}, r.established(ctx, w)
+		return Outcome{Result: w.created()}, r.established(ctx, w)
 	}
 	if statusCode(err) == 0 {
 		return Outcome{}, err
@@ -363,6 +439,7 @@ func (r *replay) recreate(ctx context.Context, w *want, living Object) (Outcome,
 	if err != nil && statusCode(err) != http.StatusNotFound {
 		return Outcome{}, err
 	}
+	w.deleted = true
 	created, err := r.createWithAddresses(ctx, w)
 	if statusCode(err) == http.StatusConflict {
 		return Outcome{}, beingDeleted(w.key)

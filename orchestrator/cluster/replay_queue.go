@@ -43,6 +43,7 @@ type task struct {
 	cause   error  // why the cluster did not take it
 	there   Key    // in the cluster, as far as it is known
 	uid     string // in the cluster, once it stands there
+	deleted bool   // what stood in its place
 	outcome Outcome
 }
 
@@ -281,9 +282,13 @@ func (q *queue) outcomeOf(key Key) (outcome Outcome, uid string, ok bool) {
 	return t.outcome, t.uid, true
 }
 
-// has reports whether an object is part of the replay.
-func (q *queue) has(key Key) bool {
+// entryOf finds an object that is part of the replay.
+func (q *queue) entryOf(key Key) (Entry, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.tasks[key] != nil
+	t := q.tasks[key]
+	if t == nil {
+		return Entry{}, false
+	}
+	return t.Entry, true
 }
