@@ -90,6 +90,27 @@ func (x *execution) preflight(ctx context.Context) error {
 }
 
 func (x *execution) checkStep(ctx context.Context, step *stepState) error {
+	return x.eachTask(ctx, step, func(worker Step, run *Run) error { return worker.Check(ctx, run) })
+}
+
+// preview lets the steps that can tell what they would change.
+func (x *execution) preview(ctx context.Context, tell func(Change) error) error {
+	for _, step := range x.ledger.steps {
+		err := x.eachTask(ctx, step, func(worker Step, run *Run) error {
+			if previewer, can := worker.(Previewer); can {
+				return previewer.Preview(ctx, run, tell)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachTask works at every task of a step that is known before the plan runs.
+func (x *execution) eachTask(ctx context.Context, step *stepState, work func(Step, *Run) error) error {
 	items := []string{""}
 	if x.plan.ReadsReceipts(step.spec) {
 		return nil // nothing is known before the steps it reads from have run
@@ -106,7 +127,7 @@ func (x *execution) checkStep(ctx context.Context, step *stepState) error {
 		t := &task{step: step.spec.ID, item: item}
 		worker, err := x.newStep(step.spec, item)
 		if err == nil {
-			err = worker.Check(ctx, x.view(step.spec, item, x.progressOf(t)))
+			err = work(worker, x.view(step.spec, item, x.progressOf(t)))
 		}
 		if err != nil {
 			problems = append(problems, inTask(t, err))

@@ -78,6 +78,20 @@ func (r *Runner) DryRun(ctx context.Context, request Request) error {
 	return errors.Join(x.preflight(ctx), x.close(ctx))
 }
 
+// Preview checks a plan, and then tells what those of its steps would change that can tell it. Nothing is
+// done.
+func (r *Runner) Preview(ctx context.Context, request Request, tell func(Change) error) error {
+	x, err := r.prepare(ctx, request)
+	if err != nil {
+		return err
+	}
+	err = x.preflight(ctx)
+	if err == nil {
+		err = x.preview(ctx, tell)
+	}
+	return errors.Join(err, x.close(ctx))
+}
+
 // Start checks a plan, freezes it in the journal and runs it to its end. The report is there
 // whenever the run exists, also beside an error.
 //

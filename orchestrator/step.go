@@ -59,6 +59,19 @@ type Leaver interface {
 	Left(receipt Receipt) string
 }
 
+// Previewer is implemented by steps that can tell beforehand what they would change.
+type Previewer interface {
+	// Preview is read-only. It comes after a Check that succeeded, and tells in a stable order.
+	Preview(ctx context.Context, run *Run, tell func(Change) error) error
+}
+
+// Change is what a step would do to one object.
+type Change struct {
+	Subject string `json:"subject"`
+	Action  string `json:"action"`         // create, replace, …: see the step's documentation
+	Diff    string `json:"diff,omitempty"` // unified; never a secret
+}
+
 // Summarizer is implemented by steps that stand for a layer in the run's final table.
 type Summarizer interface {
 	// Summarize tells what one receipt stands for. It does no I/O.

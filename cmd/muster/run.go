@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +18,7 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	var point string
-	var dryRun bool
+	var dryRun, diff bool
 	var given parameters
 	var files resultFiles
 	command := &cobra.Command{
@@ -33,6 +37,9 @@ func (a *app) runCommand() *cobra.Command {
 			if checked.Plan.Spec.Purpose != plans.Capture && point == "" {
 				request.Point = "latest"
 			}
+			if diff {
+				return a.preview(command.Context(), request)
+			}
 			if dryRun {
 				return a.dryRun(command.Context(), request)
 			}
@@ -45,7 +52,35 @@ func (a *app) runCommand() *cobra.Command {
 	given.register(command.Flags())
 	files.register(command)
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "call every step's check and nothing else")
+	command.Flags().BoolVar(&diff, "diff", false, "call every step's check, show what would be changed in a cluster, and do nothing else")
 	return command
+}
+
+// preview prints one change after the other, as they are found.
+func (a *app) preview(ctx context.Context, request orchestrator.Request) error {
+	counts := map[string]int{}
+	err := a.withRunner(ctx, silent{}, func(r *orchestrator.Runner) error {
+		return r.Preview(ctx, request, func(c orchestrator.Change) error {
+			counts[c.Action]++
+			if a.output == "json" {
+				return json.NewEncoder(a.out).Encode(c)
+			}
+			_, err := fmt.Fprintf(a.out, "%-9s %s\n%s", c.Action, c.Subject, c.Diff)
+			return err
+		})
+	})
+	if err != nil || a.output == "json" {
+		return err
+	}
+	var sums []string
+	for _, action := range slices.Sorted(maps.Keys(counts)) {
+		sums = append(sums, fmt.Sprintf("%d %s", counts[action], action))
+	}
+	if len(sums) == 0 {
+		sums = []string{"nothing to change"}
+	}
+	fmt.Fprintf(a.out, "plan %s: %s; nothing was done\n", request.Plan.Plan.Metadata.Name, strings.Join(sums, ", "))
+	return nil
 }
 
 func (a *app) dryRun(ctx context.Context, request orchestrator.Request) error {

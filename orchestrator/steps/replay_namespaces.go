@@ -84,16 +84,11 @@ func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) err
 
 // Do can be repeated: what an earlier try created is found by its name.
 func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) (orchestrator.Receipt, error) {
-	config := s.config()
-	var err error
-	if config.Recorded, err = cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
-		return nil, err
-	}
-	if config.Client, err = clusterClient(ctx, run); err != nil {
+	config, err := s.open(ctx, run)
+	if err != nil {
 		return nil, err
 	}
 	defer config.Client.Close()
-	config.Progress = run.Progress
 	config.Report = func(note cluster.Note) {
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Severity(note.Weight), Layer: "namespaces", Subject: note.Subject, Text: note.Text})
 	}
@@ -110,6 +105,30 @@ func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orch
 		return nil, err
 	}
 	return json.Marshal(receipt)
+}
+
+// open adds what is replayed, and the cluster to replay into; the caller closes its client.
+func (s *ReplayNamespaces) open(ctx context.Context, run *orchestrator.Run) (cluster.ReplayConfig, error) {
+	config := s.config()
+	config.Progress = run.Progress
+	var err error
+	if config.Recorded, err = cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
+		return config, err
+	}
+	config.Client, err = clusterClient(ctx, run)
+	return config, err
+}
+
+// Preview tells what would be created, changed and deleted: see cluster.Change.
+func (s *ReplayNamespaces) Preview(ctx context.Context, run *orchestrator.Run, tell func(orchestrator.Change) error) error {
+	config, err := s.open(ctx, run)
+	if err != nil {
+		return err
+	}
+	defer config.Client.Close()
+	return cluster.Preview(ctx, config, func(c cluster.Change) error {
+		return tell(orchestrator.Change{Subject: c.Key.String(), Action: c.Action, Diff: c.Diff})
+	})
 }
 
 // putOutcomes keeps what became of each object: a hundred thousand lines are no receipt.
