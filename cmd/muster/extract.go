@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/musterdr/muster/orchestrator/etcd"
 	"github.com/musterdr/muster/orchestrator/etcd/pages"
 	"github.com/musterdr/muster/orchestrator/etcd/registry"
+	"github.com/musterdr/muster/orchestrator/steps"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -79,37 +79,8 @@ func (a *app) withSnapshot(ctx context.Context, f *repositoryFlags, name string,
 		return fault.Newf("open snapshot", fault.NotFound, name, "there is no such file")
 	}
 	return a.withRepository(ctx, f, func(opened *repository.Repository, _ *plans.Repository) error {
-		return withPointsSnapshot(ctx, opened, name, work)
+		return steps.PointsSnapshot(ctx, opened, name, work)
 	})
-}
-
-func withPointsSnapshot(ctx context.Context, opened *repository.Repository, id string, work func(*os.File) error) error {
-	point, err := opened.Point(ctx, id)
-	if err != nil {
-		return err
-	}
-	manifest, err := opened.Manifest(ctx, point)
-	if err != nil {
-		return err
-	}
-	if manifest.Etcd == nil {
-		return fault.Newf("open snapshot", fault.NotFound, point.ID, "the recovery point holds no etcd snapshot")
-	}
-	from, err := opened.OpenPath(ctx, point, manifest.Etcd.Snapshot.Path)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	file, err := os.CreateTemp("", "muster-extract-") // readable by its owner alone
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	defer file.Close()
-	if _, err := io.Copy(file, from); err != nil {
-		return err
-	}
-	return work(file)
 }
 
 func (a *app) extract(ctx context.Context, snapshot *os.File, e *extraction) error {

@@ -31,6 +31,8 @@ type ReplayNamespaces struct {
 	// Pause names controllers that would race with the replay, "<namespace>/<resource>.<group>/<name>";
 	// they are set back at the end, in this order.
 	Pause []string `yaml:"pause,omitempty"`
+	// EtcdSnapshot replays what an etcd snapshot held at a revision, and not what was captured.
+	EtcdSnapshot *EtcdSource `yaml:"etcdSnapshot,omitempty"`
 	// Wait bounds how long nothing may come back while the cluster does not take what is left; 0 means
 	// two minutes.
 	Wait plans.Duration `yaml:"wait,omitempty"`
@@ -45,12 +47,21 @@ type replayReceipt struct {
 	Policies   []cluster.Policy         `json:"policies,omitempty"`
 	OnConflict cluster.Conflict         `json:"onConflict,omitempty"`
 	Transform  []cluster.Transformation `json:"transform,omitempty"`
+	// EtcdSnapshot is where the objects came from when it was no capture.
+	EtcdSnapshot *EtcdSource `json:"etcdSnapshot,omitempty"`
 	// Outcomes is outcomes.jsonl: see docs/formats/outcomes.md.
 	Outcomes repository.Object `json:"outcomes"`
 }
 
 // Validate checks what can be checked without a cluster.
-func (s *ReplayNamespaces) Validate() error { return s.config().Validate() }
+func (s *ReplayNamespaces) Validate() error {
+	if s.EtcdSnapshot != nil {
+		if err := s.EtcdSnapshot.check(); err != nil {
+			return err
+		}
+	}
+	return s.config().Validate()
+}
 
 func (s *ReplayNamespaces) config() cluster.ReplayConfig {
 	return cluster.ReplayConfig{
@@ -71,7 +82,7 @@ func (s *ReplayNamespaces) selection() cluster.Selection {
 
 // Check looks whether the recovery point holds objects and the cluster answers.
 func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) error {
-	if _, err := cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
+	if err := s.checkSource(ctx, run); err != nil {
 		return err
 	}
 	client, err := clusterClient(ctx, run)
@@ -84,15 +95,14 @@ func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) err
 
 // Do can be repeated: what an earlier try created is found by its name.
 func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) (orchestrator.Receipt, error) {
-	config, err := s.open(ctx, run)
-	if err != nil {
-		return nil, err
-	}
-	defer config.Client.Close()
-	config.Report = func(note cluster.Note) {
-		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Severity(note.Weight), Layer: "namespaces", Subject: note.Subject, Text: note.Text})
-	}
-	replayed, err := cluster.Replay(ctx, config)
+	var replayed cluster.Replayed
+	err := s.with(ctx, run, func(config cluster.ReplayConfig) (err error) {
+		config.Report = func(note cluster.Note) {
+			run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Severity(note.Weight), Layer: "namespaces", Subject: note.Subject, Text: note.Text})
+		}
+		replayed, err = cluster.Replay(ctx, config)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -100,34 +110,55 @@ func (s *ReplayNamespaces) Do(ctx context.Context, run *orchestrator.Run, _ orch
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Info, Layer: "namespaces",
 			Subject: fmt.Sprintf("%d objects", passed.Count), Text: "passed over: " + passed.Reason})
 	}
-	receipt := replayReceipt{Replayed: replayed, Selection: config.Selection, Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform}
+	receipt := replayReceipt{Replayed: replayed, Selection: s.selection(), Policies: s.Policies, OnConflict: s.OnConflict, Transform: s.Transform, EtcdSnapshot: s.EtcdSnapshot}
 	if receipt.Outcomes, err = putOutcomes(ctx, run.Repository, replayed.Outcomes); err != nil {
 		return nil, err
 	}
 	return json.Marshal(receipt)
 }
 
-// open adds what is replayed, and the cluster to replay into; the caller closes its client.
-func (s *ReplayNamespaces) open(ctx context.Context, run *orchestrator.Run) (cluster.ReplayConfig, error) {
+func (s *ReplayNamespaces) checkSource(ctx context.Context, run *orchestrator.Run) error {
+	if s.EtcdSnapshot == nil {
+		_, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
+		return err
+	}
+	return s.EtcdSnapshot.exists(ctx, run)
+}
+
+// with lets work replay, or preview, with the objects and the cluster that the step names.
+func (s *ReplayNamespaces) with(ctx context.Context, run *orchestrator.Run, work func(cluster.ReplayConfig) error) error {
 	config := s.config()
 	config.Progress = run.Progress
-	var err error
-	if config.Recorded, err = cluster.ReadPoint(ctx, run.Repository, run.Point); err != nil {
-		return config, err
+	client, err := clusterClient(ctx, run)
+	if err != nil {
+		return err
 	}
-	config.Client, err = clusterClient(ctx, run)
-	return config, err
+	defer client.Close()
+	config.Client = client
+	recorded, done, err := recordedIn(ctx, run, s.EtcdSnapshot, client)
+	if err != nil {
+		return err
+	}
+	defer done()
+	config.Recorded = recorded
+	return work(config)
+}
+
+// recordedIn opens the objects of an etcd snapshot, or, when there is none, of the recovery point's capture.
+func recordedIn(ctx context.Context, run *orchestrator.Run, source *EtcdSource, client *cluster.Client) (recorded cluster.Recorded, done func(), err error) {
+	if source != nil {
+		return source.recorded(ctx, run, client)
+	}
+	recorded, err = cluster.ReadPoint(ctx, run.Repository, run.Point)
+	return recorded, func() {}, err
 }
 
 // Preview tells what would be created, changed and deleted: see cluster.Change.
 func (s *ReplayNamespaces) Preview(ctx context.Context, run *orchestrator.Run, tell func(orchestrator.Change) error) error {
-	config, err := s.open(ctx, run)
-	if err != nil {
-		return err
-	}
-	defer config.Client.Close()
-	return cluster.Preview(ctx, config, func(c cluster.Change) error {
-		return tell(orchestrator.Change{Subject: c.Key.String(), Action: c.Action, Diff: c.Diff})
+	return s.with(ctx, run, func(config cluster.ReplayConfig) error {
+		return cluster.Preview(ctx, config, func(c cluster.Change) error {
+			return tell(orchestrator.Change{Subject: c.Key.String(), Action: c.Action, Diff: c.Diff})
+		})
 	})
 }
 

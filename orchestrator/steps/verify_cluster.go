@@ -67,10 +67,6 @@ func (s *VerifyCluster) Do(ctx context.Context, run *orchestrator.Run, _ orchest
 }
 
 func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (cluster.Comparison, error) {
-	recorded, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
-	if err != nil {
-		return cluster.Comparison{}, err
-	}
 	client, err := clusterClient(ctx, run)
 	if err != nil {
 		return cluster.Comparison{}, err
@@ -84,6 +80,11 @@ func (s *VerifyCluster) compare(ctx context.Context, run *orchestrator.Run) (clu
 	if _, err := run.ReceiptOf("replay-namespaces", &replay); err != nil {
 		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "replay-namespaces", err)
 	}
+	recorded, done, err := recordedIn(ctx, run, replay.EtcdSnapshot, client)
+	if err != nil {
+		return cluster.Comparison{}, err
+	}
+	defer done()
 	var bound boundVolumes
 	if _, err := run.ReceiptOf("bind-volumes", &bound); err != nil {
 		return cluster.Comparison{}, fault.New("read receipt", fault.Corrupt, "bind-volumes", err)
