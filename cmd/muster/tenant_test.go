@@ -89,6 +89,31 @@ spec:
 ---
 apiVersion: muster.dev/v1alpha1
 kind: Plan
+metadata: {name: teams}
+spec:
+  purpose: capture
+  steps:
+    - {id: apps, uses: capture-namespaces, with: {include: [team-a, team-b]}}
+    - {id: seal, uses: seal-recovery-point, needs: [apps]}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
+metadata: {name: mine}
+spec:
+  purpose: migrate
+  steps:
+    - {id: apps, uses: replay-namespaces, with: {include: [team-a], as: {serviceAccount: team-a/backup, impersonate: $IMPERSONATE}, onConflict: replace, wait: 1s}}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
+metadata: {name: theirs}
+spec:
+  purpose: migrate
+  steps:
+    - {id: apps, uses: replay-namespaces, with: {include: [team-a, team-b], as: {serviceAccount: team-a/backup, impersonate: $IMPERSONATE}, onConflict: replace, wait: 1s}}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Plan
 metadata: {name: few}
 spec:
   purpose: capture
@@ -139,6 +164,21 @@ func (s *tenancy) must(_ any, err error) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+func (s *tenancy) secret(team string) string {
+	s.t.Helper()
+	found, err := s.admin.CoreV1().Secrets(team).Get(s.t.Context(), "password-of-"+team, metav1.GetOptions{})
+	s.must(found, err)
+	return string(found.Data["password"])
+}
+
+func (s *tenancy) change(team, password string) {
+	s.t.Helper()
+	found, err := s.admin.CoreV1().Secrets(team).Get(s.t.Context(), "password-of-"+team, metav1.GetOptions{})
+	s.must(found, err)
+	found.Data["password"] = []byte(password)
+	s.must(s.admin.CoreV1().Secrets(team).Update(s.t.Context(), found, metav1.UpdateOptions{}))
 }
 
 // desk has the documents and a repository; its kubeconfig is the administrator's.
@@ -446,6 +486,40 @@ func TestTenantsCaptureHoldsNothingOfItsNeighbour(t *testing.T) {
 			}
 			if contains(written, "eyJhbGciOi") { // how every token begins
 				t.Error("a token was written")
+			}
+		})
+	}
+}
+
+// TestTenantsReplayLeavesItsNeighbourAlone replays a recovery point of both teams as one's account, which
+// has the role that is printed for it.
+func TestTenantsReplayLeavesItsNeighbourAlone(t *testing.T) {
+	s := newTenancy(t)
+	for _, impersonate := range []bool{false, true} {
+		t.Run(fmt.Sprintf("impersonate=%v", impersonate), func(t *testing.T) {
+			s := s.in(t)
+			d := s.desk(impersonate)
+			if _, said, err := d.muster(t.Context(), "run", "teams"); err != nil {
+				t.Fatal(err, said)
+			}
+			objects := s.rbac(d, "mine")
+			s.grant(objects)
+			defer s.remove(objects...)
+			for _, team := range []string{"team-a", "team-b"} {
+				s.change(team, "changed since")
+			}
+			defer s.change("team-b", s.planted["team-b"])
+			if _, _, err := d.muster(t.Context(), "run", "theirs"); !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "create secrets.core in namespace team-b") {
+				t.Errorf("a plan that would write to the neighbour ends with %v", err)
+			}
+			if got := s.secret("team-a"); got != "changed since" {
+				t.Errorf("the refused plan wrote %q", got)
+			}
+			if _, said, err := d.muster(t.Context(), "run", "mine"); err != nil {
+				t.Fatal(err, said)
+			}
+			if a, b := s.secret("team-a"), s.secret("team-b"); a != s.planted["team-a"] || b != "changed since" {
+				t.Errorf("after the replay the Secrets are %q and %q", a, b)
 			}
 		})
 	}

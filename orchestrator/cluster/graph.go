@@ -172,3 +172,22 @@ func (g *Graph) ByKind() (*Graph, map[Key]int) {
 	}
 	return summed, counts
 }
+
+// Permissions are the verbs on every kind, and in every namespace, of which a replay of the selection
+// would create an object.
+func (g *Graph) Permissions(verbs ...string) []Permission {
+	seen := map[Permission]bool{}
+	var wanted []Permission
+	for _, o := range g.Objects {
+		on := Permission{Group: o.Key.Group, Resource: o.Key.Resource, Namespace: o.Key.Namespace}
+		if o.Left != "" || seen[on] {
+			continue
+		}
+		seen[on] = true
+		for _, verb := range verbs {
+			on.Verb = verb
+			wanted = append(wanted, on)
+		}
+	}
+	return wanted
+}

@@ -43,16 +43,34 @@ func (r *replay) survey(ctx context.Context, tasks []*task) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for resource := range kinds {
-		group.Go(func() error {
-			err := r.Client.list(ctx, resource, 0, nil, func(raw json.RawMessage) error { return r.meet(resource, raw, namespaces) })
-			switch statusCode(err) {
-			case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusForbidden:
-				return nil // a kind that is to come, or an account that may create and not list
-			}
-			return err
-		})
+		for _, place := range surveyed(resource, namespaces) {
+			group.Go(func() error {
+				err := r.Client.listScope(ctx, place, 0, nil, func(raw json.RawMessage) error { return r.meet(resource, raw, namespaces) })
+				switch statusCode(err) {
+				case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusForbidden:
+					return nil // a kind that is to come, or an account that may create and not list
+				}
+				return err
+			})
+		}
 	}
 	return group.Wait()
+}
+
+// surveyed are the lists that show what stands in the namespaces: of each, while they are few, for tenants
+// see no others; else of the whole cluster.
+func surveyed(resource Resource, namespaces map[string]bool) []scope {
+	const few = 20
+	if !resource.Namespaced || len(namespaces) > few {
+		return []scope{{Resource: resource}}
+	}
+	var places []scope
+	for namespace := range namespaces {
+		if namespace != "" {
+			places = append(places, scope{Resource: resource, namespace: namespace})
+		}
+	}
+	return places
 }
 
 // addPruned adds the kinds whose surplus objects are to go: the recovery point need not hold any of them.

@@ -36,7 +36,10 @@ func (s *CaptureNamespaces) Authority(ctx context.Context, client *cluster.Clien
 // Authority implements Authorized. Which kinds come, the recovery point decides, and definitions in it
 // make kinds that the cluster does not know yet.
 func (s *ReplayNamespaces) Authority(ctx context.Context, _ *cluster.Client) (Authority, error) {
-	wanted, err := cluster.SelectedPermissions(ctx, nil, s.Selection, "create", "delete", "get", "list", "patch", "update")
+	wanted, err := cluster.SelectedPermissions(ctx, nil, s.selection(), "create", "delete", "get", "list", "patch", "update")
+	if s.As != nil {
+		return Authority{"": {s.As.Handover()}, s.As.ServiceAccount: wanted}, err
+	}
 	for _, roles := range []string{"roles", "clusterroles"} { // Kubernetes lets nobody hand out more than he has, else
 		wanted = append(wanted, permit("rbac.authorization.k8s.io", roles, "", "bind", "escalate")...)
 	}

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -19,6 +21,9 @@ import (
 // runs.
 type ReplayNamespaces struct {
 	cluster.Selection `yaml:",inline"`
+	// As is who replays: a tenant's service account, into the namespaces that Include names, which are there.
+	// Then the default of ClusterResources is none.
+	As *cluster.Tenant `yaml:"as,omitempty"`
 	// OnConflict is what becomes of objects that stand there with other content: keep (the default; they
 	// count as lost), skip, update, replace or recreate.
 	OnConflict cluster.Conflict `yaml:"onConflict,omitempty"`
@@ -60,6 +65,11 @@ func (s *ReplayNamespaces) Validate() error {
 			return err
 		}
 	}
+	if s.As != nil {
+		if err := errors.Join(s.As.Validate(), s.selection().NamesNamespaces()); err != nil {
+			return err
+		}
+	}
 	return s.config().Validate()
 }
 
@@ -74,6 +84,9 @@ func (s *ReplayNamespaces) config() cluster.ReplayConfig {
 // policy that replaces, all others would go back in time, too.
 func (s *ReplayNamespaces) selection() cluster.Selection {
 	selection := s.Selection
+	if s.As != nil {
+		selection.ClusterResources = cmp.Or(selection.ClusterResources, cluster.NoClusterResources)
+	}
 	if len(selection.Include) > 0 && selection.ClusterResources == "" {
 		selection.ClusterResources = cluster.NeededClusterResources
 	}
@@ -85,12 +98,48 @@ func (s *ReplayNamespaces) Check(ctx context.Context, run *orchestrator.Run) err
 	if err := s.checkSource(ctx, run); err != nil {
 		return err
 	}
-	client, err := clusterClient(ctx, run)
+	client, err := clientAs(ctx, run, s.As)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	return client.Ready(ctx)
+	if s.As == nil || s.EtcdSnapshot != nil {
+		return client.Ready(ctx)
+	}
+	return s.requirePermissions(ctx, run, client)
+}
+
+// requirePermissions refuses a plan that needs more than its tenant may.
+func (s *ReplayNamespaces) requirePermissions(ctx context.Context, run *orchestrator.Run, client *cluster.Client) error {
+	recorded, err := cluster.ReadPoint(ctx, run.Repository, run.Point)
+	if err != nil {
+		return err
+	}
+	graph, err := recorded.Graph(ctx, s.selection())
+	if err != nil {
+		return err
+	}
+	return client.Require(ctx, "ServiceAccount "+s.As.ServiceAccount, graph.Permissions(s.verbs()...))
+}
+
+// verbs are what a replay does to an object, as the plan has it.
+func (s *ReplayNamespaces) verbs() []string {
+	verbs := []string{"create", "get", "list"}
+	for _, policy := range append(s.Policies, cluster.Policy{OnConflict: s.OnConflict}) {
+		switch policy.OnConflict {
+		case cluster.UpdateExisting:
+			verbs = append(verbs, "patch")
+		case cluster.ReplaceExisting:
+			verbs = append(verbs, "update")
+		case cluster.RecreateExisting:
+			verbs = append(verbs, "update", "delete")
+		}
+		if policy.Prune {
+			verbs = append(verbs, "delete")
+		}
+	}
+	slices.Sort(verbs)
+	return slices.Compact(verbs)
 }
 
 // Do can be repeated: what an earlier try created is found by its name.
@@ -129,7 +178,7 @@ func (s *ReplayNamespaces) checkSource(ctx context.Context, run *orchestrator.Ru
 func (s *ReplayNamespaces) with(ctx context.Context, run *orchestrator.Run, work func(cluster.ReplayConfig) error) error {
 	config := s.config()
 	config.Progress = run.Progress
-	client, err := clusterClient(ctx, run)
+	client, err := clientAs(ctx, run, s.As)
 	if err != nil {
 		return err
 	}
