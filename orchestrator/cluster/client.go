@@ -45,6 +45,7 @@ type Client struct {
 	config *rest.Config // for connections that become streams
 	runner *Client      // whose credentials a tenant's client comes from; else nil
 	pages  *turnstile   // bounds those that are read at once
+	writes *turnstile   // bounds those of a replay that are under way at once
 	// tunnelled says that connections are opened by the caller's own function.
 	tunnelled bool
 }
@@ -76,7 +77,7 @@ func newClient(config *rest.Config, tunnelled bool) (*Client, error) {
 	}
 	return &Client{
 		server: base.Scheme + "://" + base.Host, http: httpClient, typed: typed, pool: transports,
-		config: config, tunnelled: tunnelled, pages: newTurnstile(max(readers, runtime.GOMAXPROCS(0))),
+		config: config, tunnelled: tunnelled, pages: newTurnstile(max(readers, runtime.GOMAXPROCS(0))), writes: newTurnstile(replayParallel),
 	}, nil
 }
 

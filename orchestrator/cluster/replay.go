@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// replayParallel is how many objects are created at a time. The server's priority and fairness
-	// asks for patience when that is too much for it.
+	// replayParallel is how many objects are created at a time at most: fewer while the server's priority
+	// and fairness asks for patience.
 	replayParallel = 64
 	// maxNotes bounds the report of what did not come back; the outcomes are always whole.
 	maxNotes = 200
@@ -100,9 +100,9 @@ type replay struct {
 	policies  []*policy
 	transform *transformer
 	resolve   resolver
-	owners    map[string]Key // by the UID that the captured cluster gave
-	managers  []Key          // GitOps objects of the point
-	custom    map[Key]bool   // kinds that a CustomResourceDefinition of the point defines
+	owners    map[ownerID]int // where in the index objects stand that others can name as owners
+	managers  []Key           // GitOps objects of the point
+	custom    map[Key]bool    // kinds that a CustomResourceDefinition of the point defines
 
 	standing map[Key]stood // what stood in the cluster at the start, by its key there
 	queue    *queue
@@ -119,11 +119,13 @@ type replay struct {
 
 func newReplay(config ReplayConfig) (*replay, error) {
 	r := &replay{
-		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: map[string]Key{}, custom: map[Key]bool{},
+		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: map[ownerID]int{}, custom: map[Key]bool{},
 		standing: map[Key]stood{}, targets: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
 	}
-	for _, entry := range config.Entries {
-		r.owners[entry.UID] = entry.Key()
+	for i, entry := range config.Entries {
+		if entry.UID != "" && entry.check() == nil {
+			r.owners[ownerID{entry.Namespace, entry.Kind, entry.Name, entry.UID}] = i
+		}
 		if isDefinition(entry.Key()) {
 			r.custom[definedBy(entry.Name)] = true
 		}
@@ -284,16 +286,12 @@ func (r *replay) finish(tasks []*task, result Replayed) Replayed {
 	return result
 }
 
-// load reads a captured object, and makes sure that it is the one that the index names: a recovery
-// point is not to be believed more than its content.
+// load reads a captured object, as it is when no replay holds it.
 func (r *replay) load(ctx context.Context, entry Entry) (Object, error) {
-	text, err := r.Load(ctx, entry.ID)
-	if err != nil {
-		return nil, fault.New("replay", fault.KindOf(err), entry.Path(), err)
-	}
-	object, err := parseFile(entry.Path(), text)
+	object, err := r.read(ctx, entry)
 	if err != nil {
 		return nil, err
 	}
-	return object, entry.names(object)
+	object = released(object)
+	return object, entry.names(object) // the annotation of a hostile object could make another one of it
 }

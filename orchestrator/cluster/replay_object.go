@@ -20,7 +20,7 @@ func (r *replay) one(ctx context.Context, t *task) error {
 	key := t.Key()
 	captured, err := r.load(ctx, t.Entry)
 	if err != nil {
-		return r.unreadable(t, err)
+		return r.loseUnread(t, err)
 	}
 	if reason := r.excused(key, captured); reason != "" {
 		halted, err := r.halted(ctx, key, captured)
@@ -67,12 +67,16 @@ func (r *replay) halted(ctx context.Context, key Key, captured Object) (bool, er
 		return false, nil
 	}
 	for _, o := range captured.owners() {
-		entry, found := r.queue.entryOf(r.owners[o.uid])
+		owner, found := r.ownerOf(o, key.Namespace)
 		if !found || o.kind != "Deployment" {
 			continue
 		}
+		entry, found := r.queue.entryOf(owner.Key())
+		if !found {
+			continue
+		}
 		deployment, err := r.load(ctx, entry)
-		if fault.Is(err, fault.Corrupt) {
+		if err != nil && unreadable(err) != "" {
 			return false, nil // its own outcome tells so
 		}
 		return at(deployment, "spec", "paused") == true, err
@@ -108,17 +112,14 @@ func (w *want) created() Result {
 	return Created
 }
 
-// unreadable settles an object that the recovery point does not hold as its index says. What the
+// loseUnread settles an object that the recovery point does not hold as its index says. What the
 // repository can't answer now is no such thing.
-func (r *replay) unreadable(t *task, err error) error {
-	switch fault.KindOf(err) {
-	case fault.Corrupt, fault.NotFound:
-		r.lose(t, Unreadable, err.Error())
-	case fault.Invalid:
-		r.lose(t, TooLarge, err.Error())
-	default:
+func (r *replay) loseUnread(t *task, err error) error {
+	reason := unreadable(err)
+	if reason == "" {
 		return err
 	}
+	r.lose(t, reason, err.Error())
 	return nil
 }
 
@@ -200,17 +201,19 @@ func (r *replay) prepare(ctx context.Context, key Key, captured Object) (Object,
 func (r *replay) keepVolume(wanted, captured Object) {
 	name := captured.text("spec", "volumeName")
 	outcome, uid, settled := r.queue.outcomeOf(Key{Resource: "persistentvolumes", Name: name})
-	if settled && uid != "" && outcome.Result != Failed {
-		wanted["spec"].(map[string]any)["volumeName"] = name
+	if spec, whole := wanted["spec"].(map[string]any); whole && settled && uid != "" && outcome.Result != Failed {
+		spec["volumeName"] = name
 	}
 }
 
 // keepRelease leaves a volume to the claim it was released by: without that claim's UID, the next claim of
 // its name would get the volume, with somebody's data in it.
 func (r *replay) keepRelease(wanted, captured Object) {
-	uid := captured.text("spec", "claimRef", "uid")
+	claim := Object{}
+	claim, _ = at(captured, "spec", "claimRef").(map[string]any)
+	uid := claim.text("uid")
 	reference, bound := at(wanted, "spec", "claimRef").(map[string]any)
-	if _, lives := r.owners[uid]; bound && uid != "" && !lives {
+	if _, lives := r.owners[ownerID{claim.text("namespace"), "PersistentVolumeClaim", claim.text("name"), uid}]; bound && uid != "" && !lives {
 		reference["uid"] = uid
 	}
 }
@@ -242,8 +245,14 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 		return nil
 	}
 	var kept []any
-	for i, o := range w.object.owners() {
-		uid, coming, err := r.ownerUID(ctx, o, captured)
+	for _, entry := range references {
+		reference, whole := entry.(map[string]any)
+		if !whole {
+			kept = append(kept, entry) // for the API server to refuse
+			continue
+		}
+		o := ownerIn(reference)
+		uid, coming, err := r.ownerUID(ctx, o, w.Namespace, captured)
 		if err != nil {
 			return err
 		}
@@ -257,8 +266,8 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 			r.note(Changed, w.Key(), fmt.Sprintf("created without its owner %s %s, which is not there", o.kind, o.name))
 			continue
 		}
-		references[i].(map[string]any)["uid"] = uid
-		kept = append(kept, references[i])
+		reference["uid"] = uid
+		kept = append(kept, reference)
 	}
 	w.object.metadata()["ownerReferences"] = kept
 	if len(kept) == 0 {
@@ -267,24 +276,38 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 	return nil
 }
 
+// ownerID is by what an object names an owner: its UID alone could be anybody's, and the garbage collector
+// deletes what names an owner that is none.
+type ownerID struct{ namespace, kind, name, uid string }
+
+// ownerOf finds an owner in the recovery point: in the object's namespace, or in none.
+func (r *replay) ownerOf(o owner, namespace string) (Entry, bool) {
+	for _, namespace := range []string{namespace, ""} {
+		if i, found := r.owners[ownerID{namespace, o.kind, o.name, o.uid}]; found {
+			return r.Entries[i], true
+		}
+	}
+	return Entry{}, false
+}
+
 // ownerUID is empty for an owner that is not there; coming says that it is only not there yet. One that
 // was passed over, or not selected, may stand in this cluster under the same name.
-func (r *replay) ownerUID(ctx context.Context, o owner, captured []owner) (uid string, coming bool, err error) {
+func (r *replay) ownerUID(ctx context.Context, o owner, namespace string, captured []owner) (uid string, coming bool, err error) {
 	i := slices.IndexFunc(captured, func(c owner) bool { return c.kind == o.kind && c.name == o.name && c.group == o.group })
 	if i < 0 {
 		return o.uid, false, nil // a transformation wrote it
 	}
-	key, known := r.owners[captured[i].uid]
+	entry, known := r.ownerOf(captured[i], namespace)
 	if !known {
 		return "", false, nil
 	}
+	key := entry.Key()
 	outcome, uid, settled := r.queue.outcomeOf(key)
 	_, replayed := r.queue.entryOf(key)
 	if uid != "" || settled && outcome.Result == Failed || replayed && !settled {
 		return uid, replayed && !settled, nil
 	}
-	resource := Resource{Group: key.Group, Version: o.version, Name: key.Resource, Namespaced: key.Namespace != ""}
-	living, err := r.get(ctx, resource, r.transform.key(key))
+	living, err := r.get(ctx, resourceOf(entry), r.transform.key(key))
 	if statusCode(err) == http.StatusNotFound {
 		return "", false, nil
 	}
@@ -492,8 +515,12 @@ func (r *replay) create(ctx context.Context, w *want) (Object, error) {
 	if err != nil {
 		return nil, fault.New("replay", fault.Corrupt, w.key.String(), err)
 	}
+	if err := r.Client.writes.enter(ctx); err != nil {
+		return nil, err
+	}
 	var living Object
 	err = r.Client.call(ctx, request{method: http.MethodPost, path: w.resource().path(w.key.Namespace), body: body}, &living)
+	r.Client.writes.leave(err == nil || statusCode(err) != 0 && statusCode(err) != http.StatusTooManyRequests)
 	return living, err
 }
 

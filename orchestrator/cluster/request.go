@@ -54,7 +54,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		} else {
 			delay, again = patience(response)
 			if response.StatusCode == http.StatusTooManyRequests {
-				c.pages.narrow()
+				c.gate(r).narrow()
 			}
 			err = statusError(response)
 		}
@@ -65,6 +65,14 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 			return nil, classify(r.method+" "+r.path, c.server, err)
 		}
 	}
+}
+
+// gate is the turnstile that a request should pass.
+func (c *Client) gate(r request) *turnstile {
+	if r.method == http.MethodGet {
+		return c.pages
+	}
+	return c.writes
 }
 
 // call sends a request and decodes the answer into `into` unless that is nil.

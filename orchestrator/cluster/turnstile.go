@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// turnstile bounds how many pages are read at once. It closes by half when the server asks for patience,
-// and opens by one after as many pages as it lets through were answered.
+// turnstile bounds how many requests are under way at once. It closes by half when the server asks for
+// patience, and opens by one after as many requests as it lets through were answered.
 type turnstile struct {
 	most int
 
@@ -14,7 +14,7 @@ type turnstile struct {
 	changed chan struct{} // closed, and made anew, when somebody may come in
 	limit   int
 	inside  int
-	good    int // pages answered since the limit changed
+	good    int // requests answered since the limit changed
 }
 
 func newTurnstile(most int) *turnstile {
@@ -40,7 +40,7 @@ func (t *turnstile) enter(ctx context.Context) error {
 	}
 }
 
-// leave gives the place back; answered says that the page came.
+// leave gives the place back; answered says that there was an answer.
 func (t *turnstile) leave(answered bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
