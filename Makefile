@@ -56,6 +56,7 @@ test: headers lab ## everything, on the lab, whose machines of before end: needs
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) vet $(TAGS) $(CEPH)
+	@echo "corpus: $$(ls testenv/corpus/cases | wc -l) cases" # go test shows what a test prints only when it fails
 	@failed=; \
 		CGO_ENABLED=1 $(GO) test $(TAGS) -p 1 $(CEPH) || failed=yes; \
 		$(GO) test ./testenv || failed=yes; \

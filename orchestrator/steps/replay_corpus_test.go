@@ -47,11 +47,12 @@ func TestReplayCorpus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := map[string]error{}
+	ended, told := map[string]error{}, map[string]corpus.Told{}
 	for _, replay := range replays {
 		ended[replay.Name] = site.run(t, target, replay.Name, plans.Migrate, "{id: replay, uses: replay-namespaces, with: "+replay.With+"}")
+		told[replay.Name] = site.told(t, replay.Name)
 	}
-	problems, err := corpus.CheckAll(t.Context(), restOf(t, target), cases, func(replay string) corpus.Told { return site.told(t, replay) })
+	problems, err := corpus.CheckAll(t.Context(), restOf(t, target), cases, told)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func split(raw []byte) ([][]byte, error) {
 	var documents [][]byte
 	for {
 		document, err := reader.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return documents, nil
 		}
 		if err != nil {

@@ -26,12 +26,12 @@ type Told func(Key) (outcome, reason string, found bool)
 // Check lists what of a case is not in the target as it must be. Outcomes are looked at when told is
 // not nil.
 func Check(ctx context.Context, target *rest.Config, c Case, told Told) ([]string, error) {
-	all, err := CheckAll(ctx, target, []Case{c}, func(string) Told { return told })
+	all, err := CheckAll(ctx, target, []Case{c}, map[string]Told{c.ReplayName(): told})
 	return all[c.Name], err
 }
 
-// CheckAll is Check of many cases side by side: problems by case. told gives the outcomes of a replay.
-func CheckAll(ctx context.Context, target *rest.Config, cases []Case, told func(replay string) Told) (map[string][]string, error) {
+// CheckAll is Check of many cases side by side: problems by case. told are the outcomes by replay.
+func CheckAll(ctx context.Context, target *rest.Config, cases []Case, told map[string]Told) (map[string][]string, error) {
 	p, err := at(target)
 	if err != nil {
 		return nil, err
@@ -39,10 +39,9 @@ func CheckAll(ctx context.Context, target *rest.Config, cases []Case, told func(
 	var mu sync.Mutex
 	all := map[string][]string{}
 	group, working := errgroup.WithContext(ctx)
-	group.SetLimit(len(cases) + 1) // those that wait do nothing else
 	for _, c := range cases {
 		group.Go(func() error {
-			problems := append(p.settled(working, c), p.outcomes(c, told(c.ReplayName()))...)
+			problems := append(p.settled(working, c), p.outcomes(c, told[c.ReplayName()])...)
 			mu.Lock()
 			defer mu.Unlock()
 			all[c.Name] = problems
@@ -62,9 +61,9 @@ func (c Case) ReplayName() string {
 
 // settled looks again until there is no problem any more, or the time is up.
 func (p *place) settled(ctx context.Context, c Case) []string {
-	var problems []string
+	problems := []string{"the target did not answer in time"}
 	_ = wait.PollUntilContextTimeout(ctx, time.Second, settledWithin, true, func(ctx context.Context) (bool, error) {
-		if found := p.look(ctx, c); ctx.Err() == nil { // what is cut off by the deadline says nothing
+		if found := p.look(ctx, c); ctx.Err() == nil { // else the deadline cut it off, and it says nothing
 			problems = found
 		}
 		return len(problems) == 0, nil

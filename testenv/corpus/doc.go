@@ -9,7 +9,9 @@
 //
 // All cases live in one cluster at once. So what a case makes carries the case's name: a namespaced
 // object that names no namespace stands in the namespace called like the case. Namespaces are made as needed.
-// Kinds that clusters without their operators lack are served by stand-ins of definitions/.
+// Kinds that clusters without their operators lack are served by stand-ins of definitions/. Chosen ports
+// and addresses are of the ranges that API servers do not give out by themselves while they can: 30000 to
+// 30085, 10.96.0.0/24.
 //
 // In documents:
 //
