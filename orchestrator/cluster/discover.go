@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net/url"
 	"slices"
 	"sort"
 
@@ -31,14 +32,14 @@ type Resource struct {
 
 // path returns the path of the resource's collection: of one namespace, or of all when it is empty.
 func (r Resource) path(namespace string) string {
-	prefix := "/apis/" + r.Group + "/" + r.Version
+	prefix := "/apis/" + url.PathEscape(r.Group) + "/" + url.PathEscape(r.Version)
 	if r.Group == "" {
-		prefix = "/api/" + r.Version
+		prefix = "/api/" + url.PathEscape(r.Version)
 	}
 	if r.Namespaced && namespace != "" {
-		prefix += "/namespaces/" + namespace
+		prefix += "/namespaces/" + url.PathEscape(namespace)
 	}
-	return prefix + "/" + r.Name
+	return prefix + "/" + url.PathEscape(r.Name)
 }
 
 // subject names the resource where a plan or a manifest speaks of it: "secrets.core".

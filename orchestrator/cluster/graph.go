@@ -40,20 +40,18 @@ func (r Recorded) Graph(ctx context.Context, selection Selection) (*Graph, error
 	group.SetLimit(2 * runtime.GOMAXPROCS(0))
 	for i, entry := range entries {
 		group.Go(func() error {
-			text, err := r.Load(ctx, entry.ID)
+			key, o := entry.Key(), &g.Objects[i]
+			*o = GraphObject{Key: key, Kind: entry.Kind, Wave: all[waveOf(all, key.Group, key.Resource)].name}
+			object, err := r.read(ctx, entry)
+			if err != nil && unreadable(err) != "" {
+				o.Left = err.Error()
+				return nil
+			}
 			if err != nil {
 				return err
 			}
-			object, err := parseFile(entry.Path(), text)
-			if err != nil {
-				return err
-			}
-			key := entry.Key()
-			g.Objects[i] = GraphObject{
-				Key: key, Kind: entry.Kind, Wave: all[waveOf(all, key.Group, key.Resource)].name, Left: rules.excused(key, object),
-				Needs: references(key, object, resolve),
-			}
-			g.sortNeeds(&g.Objects[i])
+			o.Left, o.Needs = rules.excused(key, object), references(key, object, resolve)
+			g.sortNeeds(o)
 			return nil
 		})
 	}

@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"k8s.io/apimachinery/pkg/api/validation/path"
 
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -44,6 +47,21 @@ func (e Entry) Path() string {
 		return "cluster/" + e.pathInTree()
 	}
 	return "namespaces/" + e.pathInTree()
+}
+
+// check makes sure that the entry's words can stand in a path as one segment each, as API servers want of
+// names: a replay makes requests of them. Errors are Corrupt.
+func (e Entry) check() error {
+	fits := isSegment(e.Version) && isSegment(e.Resource) && isSegment(e.Name) && e.Kind != "" &&
+		(e.Group == "" || isSegment(e.Group)) && (e.Namespace == "" || isSegment(e.Namespace))
+	if fits {
+		return nil
+	}
+	return fault.Newf("read index", fault.Corrupt, e.Path(), "no API server can hold what it names: verify the recovery point")
+}
+
+func isSegment(text string) bool {
+	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 // names makes sure that an object is the one that the entry speaks of: whoever wrote one could have

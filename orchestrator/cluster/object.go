@@ -55,6 +55,9 @@ func decodeObject(raw []byte) (Object, error) {
 	if _, err := decoder.Token(); err != io.EOF {
 		return nil, fmt.Errorf("more than one JSON value")
 	}
+	if object == nil {
+		return nil, fmt.Errorf("null is no object")
+	}
 	return object, nil
 }
 
@@ -81,8 +84,8 @@ func (o Object) annotation(key string) (string, bool) {
 
 // owner is one of an object's owner references.
 type owner struct {
-	group, version, kind, name, uid string
-	controller                      bool
+	group, kind, name, uid string
+	controller             bool
 }
 
 func (o Object) owners() []owner {
@@ -93,11 +96,16 @@ func (o Object) owners() []owner {
 		if !ok {
 			continue
 		}
-		r := Object(reference)
-		controller, _ := reference["controller"].(bool)
-		owners = append(owners, owner{group: groupOf(r.text("apiVersion")), kind: r.kind(), name: r.text("name"), uid: r.text("uid"), controller: controller})
+		owners = append(owners, ownerIn(reference))
 	}
 	return owners
+}
+
+func ownerIn(reference Object) owner {
+	controller, _ := reference["controller"].(bool)
+	return owner{
+		group: groupOf(reference.text("apiVersion")), kind: reference.kind(), name: reference.text("name"), uid: reference.text("uid"), controller: controller,
+	}
 }
 
 // controlled reports whether a controller made the object and would make it again.

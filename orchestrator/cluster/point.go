@@ -52,11 +52,47 @@ func readPointIndex(ctx context.Context, r *repository.Repository, point reposit
 	return entries, errors.Join(err, reader.Close())
 }
 
+// read gives a captured object, and makes sure that it is the one that the index names: a recovery point
+// is not to be believed more than its content. For errors that are the recovery point's own see unreadable.
+func (r Recorded) read(ctx context.Context, entry Entry) (Object, error) {
+	if err := entry.check(); err != nil {
+		return nil, err
+	}
+	text, err := r.Load(ctx, entry.ID)
+	if err != nil {
+		return nil, fault.New("read object", fault.KindOf(err), entry.Path(), err)
+	}
+	object, err := parseFile(entry.Path(), text)
+	if err != nil {
+		return nil, err
+	}
+	return object, entry.names(object)
+}
+
+// unreadable says why a recovery point does not hold an object as its index says. It is empty when the
+// repository can't tell now.
+func unreadable(err error) Reason {
+	switch fault.KindOf(err) {
+	case fault.Corrupt, fault.NotFound:
+		return Unreadable
+	case fault.Invalid:
+		return TooLarge
+	}
+	return ""
+}
+
+// objectBytes bounds an object's file. API servers take requests of 3 MiB; as YAML that can be several
+// times as much.
+const objectBytes = 32 << 20
+
 func loader(r *repository.Repository) func(context.Context, repository.ID) ([]byte, error) {
 	return func(ctx context.Context, id repository.ID) ([]byte, error) {
 		reader, err := r.Open(ctx, id)
 		if err != nil {
 			return nil, err
+		}
+		if reader.Size() > objectBytes {
+			return nil, errors.Join(fault.Newf("read object", fault.Invalid, string(id), "it has %d bytes: no API server takes an object of this size", reader.Size()), reader.Close())
 		}
 		text, err := io.ReadAll(reader)
 		return text, errors.Join(err, reader.Close())

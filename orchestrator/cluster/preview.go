@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"github.com/pmezard/go-difflib/difflib"
-
-	"github.com/musterdr/muster/providers/fault"
 )
 
 // Change is what a replay would do to one object.
@@ -57,7 +55,7 @@ func Preview(ctx context.Context, config ReplayConfig, tell func(Change) error) 
 func (r *replay) preview(ctx context.Context, t *task, tell func(Change) error) error {
 	key := t.Key()
 	captured, err := r.load(ctx, t.Entry)
-	if fault.Is(err, fault.Corrupt) {
+	if err != nil && unreadable(err) != "" {
 		return tell(Change{Key: key, Action: string(Failed)})
 	}
 	if err != nil {
@@ -68,7 +66,7 @@ func (r *replay) preview(ctx context.Context, t *task, tell func(Change) error) 
 	}
 	wanted, err := r.prepare(ctx, key, captured)
 	if err != nil {
-		return err
+		return tell(Change{Key: key, Action: string(Failed)})
 	}
 	w := &want{task: t, key: targetKey(key, wanted), object: wanted, policy: r.policyOf(key, captured)}
 	there, stands := r.standing[w.key]

@@ -39,7 +39,7 @@ func resolverOf(resources []Resource) resolver {
 // A field is known by how its path ends, wherever it stands: so pod templates are found in every
 // workload, those of custom resources too.
 func references(key Key, o Object, resolve resolver) []Reference {
-	n := &naming{key: key, resolve: resolve}
+	n := &naming{key: key, resolve: resolve, places: map[Key]int{}}
 	n.place()
 	n.owners(o)
 	n.marks(o)
@@ -61,17 +61,18 @@ type naming struct {
 	key     Key
 	resolve resolver
 	found   []Reference
+	places  map[Key]int // of the keys in found
 }
 
 func (n *naming) add(to Key, why string, hard bool) {
 	if to.Name == "" || to == n.key {
 		return
 	}
-	same := func(r Reference) bool { return r.Key == to }
-	if i := slices.IndexFunc(n.found, same); i >= 0 {
+	if i, again := n.places[to]; again {
 		n.found[i].Hard = n.found[i].Hard || hard
 		return
 	}
+	n.places[to] = len(n.found)
 	n.found = append(n.found, Reference{Key: to, Why: why, Hard: hard})
 }
 

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/musterdr/muster/providers/fault"
 )
 
 const (
@@ -293,5 +291,6 @@ func (r *replay) load(ctx context.Context, entry Entry) (Object, error) {
 		return nil, err
 	}
 	object = released(object)
-	return object, entry.names(object) // the annotation of a hostile object could make another one of it
+	remove(object, "metadata", "annotations", heldBack) // one that is no patch would never be set back
+	return object, entry.names(object)                  // what it says could make another object of it
 }

@@ -30,6 +30,9 @@ type extra struct {
 func (r *replay) survey(ctx context.Context, tasks []*task) error {
 	kinds := map[Resource]bool{}
 	for _, t := range tasks {
+		if t.check() != nil {
+			continue // nothing is to be asked by such words
+		}
 		r.targets[t.there] = true
 		kinds[resourceOf(t.Entry)] = true
 	}

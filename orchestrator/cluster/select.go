@@ -5,8 +5,6 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/musterdr/muster/providers/fault"
 )
 
 // Select lists the entries that a selection means, in their order. It reads objects where keys do not
@@ -46,13 +44,12 @@ func (r Recorded) Select(ctx context.Context, selection Selection) ([]Entry, err
 
 // asks reads one object and reports whether it is meant.
 func (r Recorded) asks(ctx context.Context, f *filter, needs *needs, entry Entry) (bool, error) {
-	text, err := r.Load(ctx, entry.ID)
-	if err != nil {
-		return false, fault.New("select", fault.KindOf(err), entry.Path(), err)
-	}
-	object, err := parseFile(entry.Path(), text)
-	if err != nil {
+	object, err := r.read(ctx, entry)
+	if err != nil && unreadable(err) != "" {
 		return true, nil // whoever reads it next tells that it can't be read
+	}
+	if err != nil {
+		return false, err
 	}
 	skipped, err := f.skips(ctx, entry.Key(), object)
 	if err != nil || skipped || !f.needed() {

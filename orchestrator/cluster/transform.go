@@ -162,7 +162,7 @@ func (t *transformer) key(key Key) Key {
 // apply returns the object as it is to be created. The object is the caller's own and may be changed.
 func (t *transformer) apply(ctx context.Context, key Key, o Object) (Object, error) {
 	choice := Object(map[string]any{"metadata": map[string]any{"labels": at(o, "metadata", "labels")}})
-	changed := o
+	changed, kind := o, o.kind()
 	for i, step := range t.steps {
 		if !step.fits(key, choice) {
 			continue
@@ -171,11 +171,19 @@ func (t *transformer) apply(ctx context.Context, key Key, o Object) (Object, err
 		if changed, err = step.apply(ctx, changed); err != nil {
 			return nil, fault.New("transform", fault.Invalid, key.String(), fmt.Errorf("transformation %d: %w", i+1, err))
 		}
-	}
-	if changed.name() == "" || changed.kind() != o.kind() || (changed.namespace() == "") != (key.Namespace == "") {
-		return nil, fault.Newf("transform", fault.Invalid, key.String(), "the transformations took its name, namespace or kind")
+		if !keepsPlace(key, kind, changed) {
+			return nil, fault.Newf("transform", fault.Invalid, key.String(), "transformation %d took its name, namespace, kind or version", i+1)
+		}
 	}
 	return changed, nil
+}
+
+// keepsPlace reports whether a changed object still is one of its kind, and in a namespace if it was in
+// one. Its version and names become parts of paths.
+func keepsPlace(key Key, kind string, o Object) bool {
+	_, version := splitVersion(o.text("apiVersion"))
+	return o.kind() == kind && isSegment(o.name()) && isSegment(version) && (o.namespace() == "") == (key.Namespace == "") &&
+		(o.namespace() == "" || isSegment(o.namespace()))
 }
 
 func (s transformStep) apply(ctx context.Context, o Object) (Object, error) {
