@@ -101,45 +101,37 @@ func (g *Graph) Waiting(key Key) []GraphObject {
 	return found
 }
 
-// Acyclic gives the needs of an object that a drawing without circles has: those that a replay waits
-// for, where two objects need each other.
+// Acyclic gives, for each object, the needs that a drawing without circles has. Hard ones go first, so
+// that a circle is cut where it hurts least. It is for graphs that people look at: of some hundred objects.
 func (g *Graph) Acyclic() map[Key][]Key {
-	c := &cutter{graph: g, state: map[Key]int{}, kept: map[Key][]Key{}}
-	for _, o := range g.Objects {
-		c.visit(o.Key)
-	}
-	return c.kept
-}
-
-// cutter walks a graph in depth and leaves out what would close a circle.
-type cutter struct {
-	graph *Graph
-	state map[Key]int // 1: on the way, 2: done
-	kept  map[Key][]Key
-}
-
-func (c *cutter) visit(key Key) {
-	if c.state[key] != 0 {
-		return
-	}
-	c.state[key] = 1
-	o := c.graph.Objects[c.graph.index[key]]
-	needs := slices.Clone(o.Needs[:o.Known])
-	slices.SortStableFunc(needs, func(a, b Reference) int { return strength(b) - strength(a) }) // soft ones are cut first
-	for _, need := range needs {
-		c.visit(need.Key)
-		if c.state[need.Key] == 2 {
-			c.kept[key] = append(c.kept[key], need.Key)
+	kept := map[Key][]Key{}
+	for _, hard := range []bool{true, false} {
+		for _, o := range g.Objects {
+			for _, need := range o.Needs[:o.Known] {
+				if need.Hard == hard && !leads(kept, need.Key, o.Key) {
+					kept[o.Key] = append(kept[o.Key], need.Key)
+				}
+			}
 		}
 	}
-	c.state[key] = 2
+	return kept
 }
 
-func strength(r Reference) int {
-	if r.Hard {
-		return 1
+// leads reports whether needs lead from one object to another.
+func leads(needs map[Key][]Key, from, to Key) bool {
+	seen := map[Key]bool{}
+	var walk func(Key) bool
+	walk = func(key Key) bool {
+		if key == to {
+			return true
+		}
+		if seen[key] {
+			return false
+		}
+		seen[key] = true
+		return slices.ContainsFunc(needs[key], walk)
 	}
-	return 0
+	return walk(from)
 }
 
 // ByKind sums a graph up: one object a kind, named by its resource, with what any object of the kind
