@@ -152,18 +152,17 @@ func (x *extracting) verdict() error {
 	return nil
 }
 
-// intact compares a snapshot with the hash at its end, and returns its size. A database that was copied out of a
-// member's folder has whole sectors, and no hash.
+// intact compares a snapshot with the hash at its end, if it has one, and returns its size.
 func (e *extraction) intact(snapshot *os.File) (int64, error) {
 	info, err := snapshot.Stat()
 	if err != nil {
 		return 0, err
 	}
 	size := info.Size()
-	if _, err := pages.Read(snapshot, size); err != nil || e.skipHashCheck || size%512 == 0 {
+	if _, err := pages.Read(snapshot, size); err != nil || e.skipHashCheck {
 		return size, err
 	}
-	if _, _, err = etcd.Check(snapshot); fault.Is(err, fault.Corrupt) {
+	if err = etcd.CheckFile(snapshot, size); fault.Is(err, fault.Corrupt) {
 		err = fault.Newf("compare hashes", fault.Corrupt, "", "%w; --skip-hash-check reads it all the same", err)
 	}
 	return size, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/cluster"
+	"github.com/musterdr/muster/orchestrator/etcd"
 	"github.com/musterdr/muster/orchestrator/etcd/registry"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -163,6 +164,9 @@ func (s *EtcdSource) collect(ctx context.Context, snapshot *os.File, objects *sn
 	}
 	info, err := snapshot.Stat()
 	if err != nil {
+		return err
+	}
+	if err := etcd.CheckFile(snapshot, info.Size()); err != nil {
 		return err
 	}
 	return registry.Read(ctx, snapshot, info.Size(), registry.Query{Revision: s.Revision}, func(entry registry.Entry) error {
