@@ -33,8 +33,10 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		etcdSnapshot(),
 		extractEtcd(),
-		namespaceCapture(),
-		namespaceReplay(),
+		capture100k(),
+		replaySecrets(),
+		replayMixed(),
+		replayExisting(),
 		machineCapture(),
 		machineDedup(),
 		runnerOverhead(),

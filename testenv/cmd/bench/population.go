@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
@@ -23,62 +24,78 @@ const (
 	creators    = 64 // clients that create at a time
 	connections = 4  // HTTP/2 connections that they share
 
-	namespaces = 20
-	secrets    = 8_000
-	configMaps = 8_000
-	widgets    = 4_000
-
 	widgetGroup = "bench.muster.dev"
 )
 
-// population is what a cluster is filled with.
+// size is how much of what a population has.
+type size struct{ namespaces, deployments, secrets, configMaps, widgets int }
+
+// population is what a cluster is filled with. A Deployment runs no pods; it owns the Secret of its number,
+// and names that and the ConfigMap.
 type population struct {
-	namespaces []*corev1.Namespace
-	definition *apiextensionsv1.CustomResourceDefinition
-	secrets    []*corev1.Secret
-	configMaps []*corev1.ConfigMap
-	widgets    []*unstructured.Unstructured
+	namespaces  []*corev1.Namespace
+	definition  *apiextensionsv1.CustomResourceDefinition
+	deployments []*appsv1.Deployment
+	secrets     []*corev1.Secret
+	configMaps  []*corev1.ConfigMap
+	widgets     []*unstructured.Unstructured
 }
 
 // count is the number of all objects, namespaces and the definition among them.
 func (p population) count() int {
-	return len(p.namespaces) + 1 + len(p.secrets) + len(p.configMaps) + len(p.widgets)
+	return len(p.namespaces) + 1 + len(p.deployments) + len(p.secrets) + len(p.configMaps) + len(p.widgets)
 }
 
-func newPopulation() population {
+func newPopulation(of size) population {
 	from := newSource(1)
 	p := population{definition: widgetDefinition()}
-	for i := range namespaces {
-		p.namespaces = append(p.namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: spaceOf(i)}})
+	for i := range of.namespaces {
+		p.namespaces = append(p.namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: of.namespace(i)}})
 	}
-	for i := range secrets {
+	for i := range of.deployments {
+		p.deployments = append(p.deployments, deployment(of.named(i)))
+	}
+	for i := range of.secrets {
 		p.secrets = append(p.secrets, &corev1.Secret{
-			ObjectMeta: named(i), Type: corev1.SecretTypeOpaque,
+			ObjectMeta: of.named(i), Type: corev1.SecretTypeOpaque,
 			Data: map[string][]byte{"password": from.random(24), "tls.key": from.random(700)},
 		})
 	}
-	for i := range configMaps {
+	for i := range of.configMaps {
 		p.configMaps = append(p.configMaps, &corev1.ConfigMap{
-			ObjectMeta: named(i), Data: map[string]string{"settings.yaml": from.text(1200)},
+			ObjectMeta: of.named(i), Data: map[string]string{"settings.yaml": from.text(1200)},
 		})
 	}
-	for i := range widgets {
-		p.widgets = append(p.widgets, widget(i, from))
+	for i := range of.widgets {
+		p.widgets = append(p.widgets, widget(i, of.named(i), from))
 	}
 	return p
 }
 
-func spaceOf(i int) string { return fmt.Sprintf("bench-%02d", i%namespaces) }
+func (of size) namespace(i int) string { return fmt.Sprintf("bench-%03d", i%of.namespaces) }
 
-func named(i int) metav1.ObjectMeta {
+func (of size) named(i int) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
-		Name: fmt.Sprintf("item-%05d", i), Namespace: spaceOf(i),
+		Name: fmt.Sprintf("item-%05d", i), Namespace: of.namespace(i),
 		Labels: map[string]string{"app.kubernetes.io/name": fmt.Sprintf("app-%d", i%50), "app.kubernetes.io/managed-by": "bench"},
 	}
 }
 
-func widget(i int, from source) *unstructured.Unstructured {
-	meta := named(i)
+func deployment(meta metav1.ObjectMeta) *appsv1.Deployment {
+	labels := map[string]string{"app": meta.Name}
+	return &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
+		Replicas: new(int32), Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{
+				Name: "app", Image: "registry.example.org/app:1",
+				EnvFrom: []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: meta.Name}}}},
+			}},
+			Volumes: []corev1.Volume{{Name: "keys", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: meta.Name}}}},
+		}},
+	}}
+}
+
+func widget(i int, meta metav1.ObjectMeta, from source) *unstructured.Unstructured {
 	object := &unstructured.Unstructured{Object: map[string]any{
 		"spec": map[string]any{
 			"size": int64(i), "colour": "blue", "template": from.text(400),
@@ -166,6 +183,17 @@ func (p population) create(ctx context.Context, kubeconfig []byte) error {
 	}
 	err = abreast(ctx, len(p.namespaces), func(ctx context.Context, client, i int) error {
 		_, err := c.typed[client].CoreV1().Namespaces().Create(ctx, p.namespaces[i], metav1.CreateOptions{})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = abreast(ctx, len(p.deployments), func(ctx context.Context, client, i int) error {
+		object := p.deployments[i]
+		made, err := c.typed[client].AppsV1().Deployments(object.Namespace).Create(ctx, object, metav1.CreateOptions{})
+		if err == nil {
+			p.secrets[i].OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: made.Name, UID: made.UID}}
+		}
 		return err
 	})
 	if err != nil {
