@@ -298,7 +298,7 @@ func (c *comparison) load(ctx context.Context, entry Entry) (Object, error) {
 	if err != nil || c.config.Mode != ModeReplay {
 		return object, err
 	}
-	return released(object), nil
+	return unheld(object), nil
 }
 
 // parseFile reads an object's YAML file.

@@ -124,7 +124,8 @@ func (f *filter) readsObjects() bool {
 // lacking reports whether an expression read something that an object does not have, or has of
 // another type. What ran into the limits of expressions is no answer.
 func lacking(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), "no such key") || strings.Contains(err.Error(), "no such overload"))
+	said := func(text string) bool { return strings.Contains(err.Error(), text) }
+	return err != nil && (said("no such key") || said("no such overload") || said("unsupported index type") || said("index out of bounds"))
 }
 
 // skipsKey reports whether the key alone tells that an object is not meant.

@@ -221,6 +221,10 @@ func (r *replay) work(ctx context.Context) error {
 		if t == nil {
 			return ctx.Err()
 		}
+		if gaveUp && errors.Is(t.cause, errUnanswered) {
+			t.insists, gaveUp = true, false
+			r.note(Changed, t.Key(), fmt.Sprintf("created although nothing answers for it after %s: objects that it is asked about may be refused", r.Wait))
+		}
 		if gaveUp {
 			r.lose(t, reasonOf(t.cause), fmt.Sprintf("not taken within %s: %s", r.Wait, refusal(t.cause)))
 			continue
@@ -290,7 +294,6 @@ func (r *replay) load(ctx context.Context, entry Entry) (Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	object = released(object)
-	remove(object, "metadata", "annotations", heldBack) // one that is no patch would never be set back
-	return object, entry.names(object)                  // what it says could make another object of it
+	object = unheld(object)
+	return object, entry.names(object) // what holds it could say that it is another one
 }

@@ -67,6 +67,14 @@ func released(o Object) Object {
 	return back
 }
 
+// unheld is a captured object as it is when no replay holds it. An annotation that is no patch goes, too:
+// created with it, the object would never be set back.
+func unheld(o Object) Object {
+	o = released(o)
+	remove(o, "metadata", "annotations", heldBack)
+	return o
+}
+
 func (r *replay) patch(ctx context.Context, resource Resource, key Key, patch Object) error {
 	return r.Client.call(ctx, request{
 		method: http.MethodPatch, path: objectPath(resource, key), contentType: "application/merge-patch+json", body: appendCanonical(nil, patch),
