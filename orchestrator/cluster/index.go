@@ -52,7 +52,7 @@ func (e Entry) Path() string {
 // check makes sure that the entry's words can stand in a path as one segment each, as API servers want of
 // names: a replay makes requests of them. Errors are Corrupt.
 func (e Entry) check() error {
-	fits := isSegment(e.Version) && isSegment(e.Resource) && isSegment(e.Name) && e.Kind != "" &&
+	fits := isSegment(e.Version) && isSegment(e.Resource) && isName(e.Name) && e.Kind != "" &&
 		(e.Group == "" || isSegment(e.Group)) && (e.Namespace == "" || isSegment(e.Namespace))
 	if fits {
 		return nil
@@ -60,8 +60,11 @@ func (e Entry) check() error {
 	return fault.Newf("read index", fault.Corrupt, e.Path(), "no API server can hold what it names: verify the recovery point")
 }
 
-func isSegment(text string) bool {
-	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.ContainsFunc(text, unicode.IsControl)
+func isSegment(text string) bool { return isName(text) && !strings.ContainsFunc(text, unicode.IsControl) }
+
+// isName reports whether an object can have a name: those of roles may hold almost anything.
+func isName(text string) bool {
+	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.Contains(text, "\x00")
 }
 
 // names makes sure that an object is the one that the entry speaks of: whoever wrote one could have

@@ -43,6 +43,9 @@ func (r *replay) one(ctx context.Context, t *task) error {
 		r.lose(t, reason, lacks)
 		return nil
 	}
+	if parked, err := r.awaitBackend(ctx, t, needs); parked || err != nil {
+		return err
+	}
 	wanted, err := r.prepare(ctx, key, captured)
 	if err != nil {
 		r.lose(t, Refused, refusal(err))
@@ -510,6 +513,11 @@ func objectPath(resource Resource, key Key) string {
 	return resource.path(key.Namespace) + "/" + url.PathEscape(key.Name)
 }
 
+// onlyMetadata asks for the metadata of an object alone; who does not know that answers with all of it.
+const onlyMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+
+// create returns the metadata of what was created. The API server need not look for unknown fields twice:
+// it drops them in any case, and nobody reads its warnings.
 func (r *replay) create(ctx context.Context, w *want) (Object, error) {
 	body, err := json.Marshal(w.object)
 	if err != nil {
@@ -519,7 +527,9 @@ func (r *replay) create(ctx context.Context, w *want) (Object, error) {
 		return nil, err
 	}
 	var living Object
-	err = r.Client.call(ctx, request{method: http.MethodPost, path: w.resource().path(w.key.Namespace), body: body}, &living)
+	err = r.Client.call(ctx, request{
+		method: http.MethodPost, path: w.resource().path(w.key.Namespace), query: url.Values{"fieldValidation": {"Ignore"}}, accept: onlyMetadata, body: body,
+	}, &living)
 	r.Client.writes.leave(err == nil || statusCode(err) != 0 && statusCode(err) != http.StatusTooManyRequests)
 	return living, err
 }

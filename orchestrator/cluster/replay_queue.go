@@ -44,6 +44,7 @@ type task struct {
 	there   Key    // in the cluster, as far as it is known
 	uid     string // in the cluster, once it stands there
 	deleted bool   // what stood in its place
+	insists bool   // waits no longer until its backend answers
 	outcome Outcome
 }
 
