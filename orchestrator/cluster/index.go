@@ -60,11 +60,13 @@ func (e Entry) check() error {
 	return fault.Newf("read index", fault.Corrupt, e.Path(), "no API server can hold what it names: verify the recovery point")
 }
 
-func isSegment(text string) bool { return isName(text) && !strings.ContainsFunc(text, unicode.IsControl) }
+func isSegment(text string) bool { return isName(text) && !strings.Contains(text, "\t") }
 
-// isName reports whether an object can have a name: those of roles may hold almost anything.
+// isName reports whether an object can have a name. Those of roles may hold almost anything; of control
+// characters, which would rule the terminals that show them, a tab alone is let through.
 func isName(text string) bool {
-	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.Contains(text, "\x00")
+	ruling := func(r rune) bool { return unicode.IsControl(r) && r != '\t' }
+	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.ContainsFunc(text, ruling)
 }
 
 // names makes sure that an object is the one that the entry speaks of: whoever wrote one could have
