@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type request struct {
 	path        string // from the root, each segment escaped
 	query       url.Values
 	contentType string // of body; empty means JSON
+	accept      string // of the answer; empty means JSON
 	body        []byte
 }
 
@@ -108,7 +110,7 @@ func (c *Client) once(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Header.Set("Accept", "application/json")
+	request.Header.Set("Accept", cmp.Or(r.accept, "application/json"))
 	if r.body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}

@@ -30,6 +30,9 @@ func like(pattern, text string) bool {
 	if pattern == "" || pattern == text {
 		return true
 	}
+	if !strings.ContainsAny(pattern, `*?[\`) { // most are names, and every object meets every rule
+		return false
+	}
 	matched, err := path.Match(pattern, text)
 	return err == nil && matched
 }
