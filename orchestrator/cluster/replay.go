@@ -176,9 +176,9 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 // bringAll brings back all objects, and prunes what is no part of them.
 func (r *replay) bringAll(ctx context.Context, tasks []*task) error {
 	all := waves()
-	r.queue = newQueue(ctx, tasks, len(all), lateWave(all), r.Wait)
-	defer r.queue.close()
 	workers, working := errgroup.WithContext(ctx)
+	r.queue = newQueue(working, tasks, len(all), lateWave(all), r.Wait) // a worker that fails ends the others' waits
+	defer r.queue.close()
 	for range min(replayParallel, max(len(tasks), 1)) {
 		workers.Go(func() error { return r.work(working) })
 	}

@@ -127,9 +127,7 @@ func (q *queue) next(ctx context.Context) (t *task, gaveUp bool) {
 			continue
 		}
 		if len(q.parked) > 0 && q.expired {
-			t, q.parked = q.parked[0], q.parked[1:]
-			q.start(t)
-			return t, true
+			return q.giveUp(), true
 		}
 		q.alarm()
 		q.changed.Wait()
@@ -148,6 +146,18 @@ func (q *queue) pop(limit int) *task {
 		return t
 	}
 	return nil
+}
+
+// giveUp takes a parked task. After the last one those that waited for them have a whole wait of their own.
+func (q *queue) giveUp() *task {
+	t := q.parked[0]
+	q.parked = q.parked[1:]
+	if len(q.parked) == 0 {
+		q.expired = false
+		q.patience.Reset(q.wait)
+	}
+	q.start(t)
+	return t
 }
 
 func (q *queue) start(t *task) {

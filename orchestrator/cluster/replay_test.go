@@ -1,12 +1,16 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
 	"github.com/musterdr/muster/testenv/apiserver"
 )
 
@@ -170,5 +174,28 @@ func TestWavesPutWhatIsNeededFirst(t *testing.T) {
 		if before >= after {
 			t.Errorf("%s is in wave %d, %s in wave %d", order[i-1], before, order[i], after)
 		}
+	}
+}
+
+// TestReplayEndsWhenTheRepositoryFails: one worker's failure ends those that wait for its object.
+func TestReplayEndsWhenTheRepositoryFails(t *testing.T) {
+	source := connect(t, shared.Need(t))
+	newNamespace(t, source, "failing")
+	create(t, source, "/api/v1/namespaces/failing/configmaps", object(t, `{"metadata":{"name":"c"}}`))
+	captured, store := captureAll(t, source, func(c *CaptureConfig) {
+		c.Include, c.ClusterResources = []string{"failing"}, NeededClusterResources
+	})
+	config := ReplayConfig{Client: source, Recorded: store.recorded(t, captured), Wait: time.Minute, Progress: &counted{}, Report: (&notes{}).add}
+	down := fault.Newf("read", fault.Transient, "repository", "it does not answer")
+	working := config.Load
+	config.Load = func(ctx context.Context, id repository.ID) ([]byte, error) {
+		text, err := working(ctx, id)
+		if strings.Contains(string(text), "kind: Namespace") {
+			return nil, down
+		}
+		return text, err
+	}
+	if _, err := Replay(t.Context(), config); !errors.Is(err, down) {
+		t.Errorf("the replay ended with %v", err)
 	}
 }
