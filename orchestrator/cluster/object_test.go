@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"path"
 	"strings"
 	"testing"
 
@@ -139,10 +140,22 @@ func TestIndexReadsBackAndRefusesDisorder(t *testing.T) {
 
 func FuzzReadIndex(f *testing.F) {
 	f.Add(`{"group":"","resource":"secrets","name":"a"}`)
+	f.Add(`{"group":"apps","version":"v1","resource":"deployments","kind":"Deployment","namespace":"a","name":"b"}`)
+	f.Add(`{"version":"..","resource":"a/b","kind":"K","namespace":"%2e%2e","name":"\u0000"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		entries, err := ReadIndex(strings.NewReader(text))
 		if err == nil && WriteIndex(io.Discard, entries) != nil {
 			t.Error("cannot write what was read")
+		}
+		for _, entry := range entries {
+			if entry.check() != nil {
+				continue
+			}
+			at := objectPath(resourceOf(entry), entry.Key())
+			parsed, err := url.ParseRequestURI(at)
+			if err != nil || parsed.RawQuery != "" || path.Clean(parsed.EscapedPath()) != at {
+				t.Errorf("%s is at %q: %v", entry.Key(), at, err)
+			}
 		}
 	})
 }

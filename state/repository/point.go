@@ -244,21 +244,26 @@ func (r *Repository) Manifest(ctx context.Context, p Point) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
+	return readManifest(r.config.Key, p.ID, content, encoded)
+}
+
+// readManifest reads the manifest of the point with the ID, and its signature file.
+func readManifest(key *Key, id string, content, encoded []byte) (Manifest, error) {
 	signature, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(encoded)))
-	if err != nil || !r.config.Key.verify(content, signature) {
-		return Manifest{}, fault.Newf("check manifest", fault.Denied, p.ID,
-			"its signature is not by %s: it was forged, or made with another key", r.config.Key.PublicKey())
+	if err != nil || !key.verify(content, signature) {
+		return Manifest{}, fault.Newf("check manifest", fault.Denied, id,
+			"its signature is not by %s: it was forged, or made with another key", key.PublicKey())
 	}
 	var m Manifest
 	if err := json.Unmarshal(content, &m); err != nil {
-		return Manifest{}, fault.New("read manifest", fault.Corrupt, p.ID, err)
+		return Manifest{}, fault.New("read manifest", fault.Corrupt, id, err)
 	}
 	if m.Version > ManifestVersion {
-		return Manifest{}, fault.Newf("read manifest", fault.Unsupported, p.ID,
+		return Manifest{}, fault.Newf("read manifest", fault.Unsupported, id,
 			"it is of version %d and this muster reads up to %d: use a newer muster", m.Version, ManifestVersion)
 	}
-	if m.ID != p.ID {
-		return Manifest{}, fault.Newf("check manifest", fault.Denied, p.ID, "it is the manifest of another point, %s", m.ID)
+	if m.ID != id {
+		return Manifest{}, fault.Newf("check manifest", fault.Denied, id, "it is the manifest of another point, %s", m.ID)
 	}
 	return m, nil
 }
