@@ -20,6 +20,8 @@ import (
 	template "github.com/openshift/api/template/v1"
 	user "github.com/openshift/api/user/v1"
 	"go.yaml.in/yaml/v2"
+	kubernetes "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	current "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -97,7 +99,17 @@ func decode(key string, raw []byte) (*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, fault.New("read object", fault.Corrupt, key, err)
 	}
+	if set, ok := typed.(*kubernetes.StatefulSet); ok {
+		nameClaims(set)
+	}
 	return untyped(key, typed, *kind)
+}
+
+// nameClaims does what the API server does when it reads a set: protobuf holds no kind of a part.
+func nameClaims(set *kubernetes.StatefulSet) {
+	for i := range set.Spec.VolumeClaimTemplates {
+		set.Spec.VolumeClaimTemplates[i].SetGroupVersionKind(core.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
+	}
 }
 
 // definition converts one to the version that is served.
