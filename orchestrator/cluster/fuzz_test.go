@@ -56,33 +56,32 @@ func FuzzObjectFile(f *testing.F) {
 	}
 	f.Add([]byte(`{"metadata":{"ownerReferences":["x",{"kind":"ConfigMap","name":"o","uid":"u"}],"annotations":{"muster.dev/before-replay":"[]"}},"spec":{"volumeName":"v","ports":[{"nodePort":1},2],"claimRef":{"uid":"u"},"output":{"pushSecret":{"name":"builder-dockercfg-abcde"}},"strategy":{"s":7}},"status":{"installedCSV":"v1"},"secrets":[7,{"name":"default-token-abcde"}]}`))
 	f.Add([]byte("metadata: {name: a, labels: 7, annotations: [1]}\nspec: {template: {spec: {containers: [{image: a/b}]}}}\n"))
+	var stages []*stage
+	for _, kind := range kindsWithRules() {
+		stages = append(stages, newStage(f, kind))
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		parsed, err := parseFile("fuzz", text)
 		if err != nil {
 			return
 		}
-		for _, kind := range kindsWithRules() {
-			takeThrough(t, kind, clone(parsed).(Object))
+		for _, s := range stages {
+			s.take(t, clone(parsed).(Object))
 		}
 	})
 }
 
-// takeThrough gives an object the place that its index would say, and brings it as far as the wire.
-func takeThrough(t *testing.T, kind Resource, o Object) {
+// stage is a replay of one object, called o, and of two that it may name: these are there.
+type stage struct {
+	*replay
+	kind Resource
+	task *task
+}
+
+func newStage(f *testing.F, kind Resource) *stage {
 	entry := Entry{Group: kind.Group, Version: kind.Version, Resource: kind.Name, Kind: kind.Kind, Name: "o", UID: "u"}
 	if kind.Namespaced {
 		entry.Namespace = "a"
-	}
-	_ = entry.names(o) // whatever it says, all below must bear the object
-	metadata, _ := o["metadata"].(map[string]any)
-	if metadata == nil {
-		metadata = map[string]any{}
-	}
-	o["apiVersion"], o["kind"], o["metadata"] = kind.apiVersion(), kind.Kind, metadata
-	delete(metadata, "namespace")
-	metadata["name"] = entry.Name
-	if kind.Namespaced {
-		metadata["namespace"] = entry.Namespace
 	}
 	owner := Entry{Version: "v1", Resource: "configmaps", Kind: "ConfigMap", Namespace: "a", Name: "o", UID: "u"}
 	volume := Entry{Version: "v1", Resource: "persistentvolumes", Kind: "PersistentVolume", Name: "v", UID: "v"}
@@ -90,43 +89,59 @@ func takeThrough(t *testing.T, kind Resource, o Object) {
 		Recorded: Recorded{Entries: []Entry{entry, owner, volume}}, Transform: everyTransformation(), LeaveTo: []string{ArgoCD, Flux}, Report: func(Note) {},
 	})
 	if err != nil {
-		t.Fatal(err)
+		f.Fatal(err)
 	}
 	tasks := []*task{{Entry: entry}, {Entry: owner}, {Entry: volume}}
-	r.queue = newQueue(t.Context(), tasks, 1, 1, time.Hour)
-	defer r.queue.close()
+	r.queue = newQueue(context.Background(), tasks, 1, 1, time.Hour)
+	f.Cleanup(r.queue.close)
 	for _, there := range tasks[1:] {
 		there.state, there.uid, there.outcome = taskSettled, "there", Outcome{Result: Created}
 	}
-	key := entry.Key()
+	return &stage{r, kind, tasks[0]}
+}
+
+// take gives an object the place that its index would say, and brings it as far as the wire.
+func (s *stage) take(t *testing.T, o Object) {
+	_ = s.task.names(o) // whatever it says, all below must bear the object
+	metadata, _ := o["metadata"].(map[string]any)
+	if metadata == nil {
+		metadata = map[string]any{}
+	}
+	o["apiVersion"], o["kind"], o["metadata"] = s.kind.apiVersion(), s.kind.Kind, metadata
+	delete(metadata, "namespace")
+	metadata["name"] = s.task.Name
+	if s.kind.Namespaced {
+		metadata["namespace"] = s.task.Namespace
+	}
+	key := s.task.Key()
 	captured := unheld(o)
-	r.excused(key, captured)
-	r.leftTo(key, captured)
-	r.policyOf(key, captured)
-	r.lacks(references(key, captured, r.resolve))
-	r.digest(key, o)
-	objectsFilter(t, r.Recorded, key, o)
-	wanted, err := r.prepare(context.Background(), key, captured)
+	s.excused(key, captured)
+	s.leftTo(key, captured)
+	s.policyOf(key, captured)
+	s.lacks(references(key, captured, s.resolve))
+	s.digest(key, o)
+	askAll(t, s.Recorded, key, o)
+	wanted, err := s.prepare(t.Context(), key, captured)
 	if err != nil {
 		return
 	}
-	w := &want{task: tasks[0], key: targetKey(key, wanted), object: wanted}
-	if err := r.adopt(t.Context(), w, captured.owners()); err != nil {
+	w := &want{task: s.task, key: targetKey(key, wanted), object: wanted}
+	if err := s.adopt(t.Context(), w, captured.owners()); err != nil {
 		t.Fatal(err) // nobody is asked: all owners that are known are there
 	}
 	for _, refused := range []string{"spec.clusterIP: taken", "spec.ports[1].nodePort: taken", "healthCheckNodePort"} {
-		r.giveUp(w, errors.New(refused))
+		s.giveUp(w, errors.New(refused))
 	}
 	withoutAddresses(w.key, w.object, o)
-	r.differing(w, o)
+	s.differing(w, o)
 	diff("a", "b", veiled(captured), veiled(w.object))
-	if path := objectPath(w.resource(), w.key); !ownPathOf(kind).matches(path) {
+	if path := objectPath(w.resource(), w.key); !ownPathOf(s.kind).matches(path) {
 		t.Errorf("it would be sent to %s", path)
 	}
 }
 
-// objectsFilter asks of an object all that selections ask.
-func objectsFilter(t *testing.T, r Recorded, key Key, o Object) {
+// askAll asks of an object all that selections ask.
+func askAll(t *testing.T, r Recorded, key Key, o Object) {
 	selection := Selection{Selector: "a=b", FieldSelector: "spec.nodeName=a", Where: `object.spec.replicas > 1`, ClusterResources: NeededClusterResources}
 	f, err := selection.filter()
 	if err != nil {
