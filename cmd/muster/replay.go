@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -117,7 +118,9 @@ func (f *replayFlags) source(source map[string]any) (point string, err error) {
 			return "", err
 		}
 	}
-	if _, err := os.Stat(f.snapshot); err != nil {
+	if _, err := os.Stat(f.snapshot); err != nil && strings.ContainsAny(f.snapshot, "/.") {
+		return "", fault.Newf("open snapshot", fault.NotFound, f.snapshot, "there is no such file")
+	} else if err != nil {
 		return f.snapshot, nil
 	}
 	source["file"], err = filepath.Abs(f.snapshot)
