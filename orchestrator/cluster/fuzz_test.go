@@ -91,7 +91,7 @@ func newStage(f *testing.F, kind Resource) *stage {
 	if err != nil {
 		f.Fatal(err)
 	}
-	tasks := []*task{{Entry: entry}, {Entry: owner}, {Entry: volume}}
+	tasks := []*task{{Entry: &entry}, {Entry: &owner}, {Entry: &volume}}
 	r.queue = newQueue(context.Background(), tasks, 1, 1, time.Hour)
 	f.Cleanup(r.queue.close)
 	for _, there := range tasks[1:] {

@@ -132,6 +132,7 @@ func WriteIndex(w io.Writer, entries []Entry) error {
 // ReadIndex reads objects.jsonl. A line that is no entry, or that is out of order, is Corrupt.
 func ReadIndex(r io.Reader) ([]Entry, error) {
 	var entries []Entry
+	words := map[string]string{}
 	decoder := json.NewDecoder(bufio.NewReaderSize(r, 64<<10))
 	for {
 		var entry Entry
@@ -145,8 +146,20 @@ func ReadIndex(r io.Reader) ([]Entry, error) {
 		if n := len(entries); n > 0 && entries[n-1].Key().Compare(entry.Key()) >= 0 {
 			return nil, fault.Newf("read objects.jsonl", fault.Corrupt, fmt.Sprintf("line %d", n+1), "it is out of order")
 		}
+		for _, word := range []*string{&entry.Group, &entry.Version, &entry.Resource, &entry.Kind, &entry.Namespace} {
+			*word = same(words, *word)
+		}
 		entries = append(entries, entry)
 	}
+}
+
+// same gives equal words the same memory: an index repeats a few in each of its lines.
+func same(words map[string]string, word string) string {
+	if known, found := words[word]; found {
+		return known
+	}
+	words[word] = word
+	return word
 }
 
 // SortEntries sorts entries by key.

@@ -54,7 +54,7 @@ func Preview(ctx context.Context, config ReplayConfig, tell func(Change) error) 
 
 func (r *replay) preview(ctx context.Context, t *task, tell func(Change) error) error {
 	key := t.Key()
-	captured, err := r.load(ctx, t.Entry)
+	captured, err := r.load(ctx, *t.Entry)
 	if err != nil && unreadable(err) != "" {
 		return tell(Change{Key: key, Action: string(Failed)})
 	}

@@ -203,7 +203,8 @@ func (r *replay) tasks(entries []Entry) ([]*task, Replayed) {
 	}
 	var tasks []*task
 	var bytes int64
-	for _, entry := range entries {
+	for i := range entries {
+		entry := &entries[i]
 		t := &task{Entry: entry, there: r.transform.key(entry.Key()), wave: waveOf(all, entry.Group, entry.Resource)}
 		tasks = append(tasks, t)
 		result.Objects++
@@ -271,6 +272,7 @@ func (r *replay) finish(tasks []*task, result Replayed) Replayed {
 		Created: &result.Created, Present: &result.Present, Updated: &result.Updated, Replaced: &result.Replaced, Recreated: &result.Recreated,
 		Kept: &result.Kept, Passed: &result.Passed, Failed: &result.Lost,
 	}
+	result.Outcomes = make([]ObjectOutcome, 0, len(tasks)+len(r.pruned))
 	for _, t := range tasks {
 		*counters[t.outcome.Result]++
 		result.Outcomes = append(result.Outcomes, outcomeLine(t.Key(), t.there, t.outcome))

@@ -18,7 +18,7 @@ import (
 // take it, or settles that it does not come back. An error ends the replay.
 func (r *replay) one(ctx context.Context, t *task) error {
 	key := t.Key()
-	captured, err := r.load(ctx, t.Entry)
+	captured, err := r.load(ctx, *t.Entry)
 	if err != nil {
 		return r.loseUnread(t, err)
 	}
@@ -96,7 +96,7 @@ type want struct {
 }
 
 func (w *want) resource() Resource {
-	resource := resourceOf(w.Entry)
+	resource := resourceOf(*w.Entry)
 	_, resource.Version = splitVersion(w.object.text("apiVersion"))
 	return resource
 }

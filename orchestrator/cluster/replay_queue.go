@@ -34,7 +34,7 @@ type queue struct {
 
 // task is one object on its way.
 type task struct {
-	Entry
+	*Entry
 	wave    int
 	state   taskState
 	unmet   int    // how many of its needs are not settled
@@ -301,5 +301,5 @@ func (q *queue) entryOf(key Key) (Entry, bool) {
 	if t == nil {
 		return Entry{}, false
 	}
-	return t.Entry, true
+	return *t.Entry, true
 }

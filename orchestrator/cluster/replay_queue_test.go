@@ -17,7 +17,7 @@ func queued(ctx context.Context, waves []int, late int, wait time.Duration) (*qu
 	var tasks []*task
 	most := late
 	for i, wave := range waves {
-		tasks = append(tasks, &task{Entry: Entry{Resource: "things", Name: fmt.Sprint(i)}, wave: wave})
+		tasks = append(tasks, &task{Entry: &Entry{Resource: "things", Name: fmt.Sprint(i)}, wave: wave})
 		most = max(most, wave+1)
 	}
 	q := newQueue(ctx, tasks, most, late, wait)

@@ -34,7 +34,7 @@ func (r *replay) survey(ctx context.Context, tasks []*task) error {
 			continue // nothing is to be asked by such words
 		}
 		r.targets[t.there] = true
-		kinds[resourceOf(t.Entry)] = true
+		kinds[resourceOf(*t.Entry)] = true
 	}
 	if err := r.addPruned(ctx, kinds); err != nil {
 		return err

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -80,11 +81,16 @@ func (r Recorded) resources() []Resource {
 	return found
 }
 
+// keep returns the wanted entries. It copies none when all are wanted: there can be very many.
 func keep(entries []Entry, wanted func(i int) bool) []Entry {
-	var kept []Entry
-	for i, entry := range entries {
+	first := 0 // that is not wanted
+	for first < len(entries) && wanted(first) {
+		first++
+	}
+	kept := slices.Clip(entries[:first])
+	for i := first + 1; i < len(entries); i++ {
 		if wanted(i) {
-			kept = append(kept, entry)
+			kept = append(kept, entries[i])
 		}
 	}
 	return kept
