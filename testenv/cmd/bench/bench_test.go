@@ -1,11 +1,54 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/musterdr/muster/testenv/apiserver"
 )
+
+func TestMain(m *testing.M) {
+	if what := os.Getenv(halfEnv); what != "" {
+		if err := ownHalf(context.Background(), what); err != nil {
+			fmt.Fprintln(os.Stderr, what+":", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// TestRoundTrip captures 10,000 objects and replays them into a fresh API server; capture-100k does so with
+// ten times as many.
+func TestRoundTrip(t *testing.T) {
+	apiserver.NeedBinaries(t)
+	on := &stage{dir: t.TempDir()}
+	defer func() {
+		if err := on.close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := newCaptureBench(t.Context(), on, size{namespaces: 50, deployments: 1_000, secrets: 4_000, configMaps: 3_000, widgets: 2_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trip, err := c.roundTrip(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(trip)
+	if trip.captured.Peak > mostMemory || trip.replayed.Peak > mostMemory {
+		t.Errorf("more than %s MiB", mib(mostMemory))
+	}
+}
+
+// mostMemory bounds what a process may hold with 10,000 objects, bytes. Most of it goes to the key of the
+// repository, and grows with nothing.
+const mostMemory = 250 << 20
 
 func TestMoreRatioIsBetter(t *testing.T) {
 	for _, c := range []struct {

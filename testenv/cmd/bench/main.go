@@ -66,6 +66,13 @@ func main() {
 		}
 		return
 	}
+	if what := os.Getenv(halfEnv); what != "" {
+		if err := ownHalf(ctx, what); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", what+":", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := bench(ctx, *only, *runs); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -30,15 +30,6 @@ func peaks() (muster, providers int64) {
 	return peak(os.Getpid()), providers
 }
 
-// peakOf is the most that the bench, in muster's place, held while it worked, in bytes.
-func peakOf(work func() error) (int64, error) {
-	if err := forgetPeaks(); err != nil {
-		return 0, err
-	}
-	err := work()
-	return peak(os.Getpid()), err
-}
-
 // peak is a process's VmHWM; zero when it has ended.
 func peak(pid int) int64 {
 	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

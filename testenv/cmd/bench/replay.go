@@ -109,11 +109,8 @@ func seal(ctx context.Context, client *cluster.Client, v *vault) (cluster.Captur
 	return captured, err
 }
 
-// replay brings replayPoint back, as a process does that has just begun.
-func replay(ctx context.Context, on *stage, client *cluster.Client, v *vault) (replayed cluster.Replayed, took time.Duration, err error) {
-	if err := v.reopen(ctx, on); err != nil {
-		return replayed, 0, err
-	}
+// replay brings replayPoint back.
+func replay(ctx context.Context, client *cluster.Client, v *vault) (replayed cluster.Replayed, took time.Duration, err error) {
 	lost := ""
 	began := time.Now()
 	recorded, err := cluster.ReadPoint(ctx, v.Repository, replayPoint)
@@ -158,7 +155,10 @@ func (r *replayBench) replay(ctx context.Context, server *apiserver.Server, want
 		return 0, err
 	}
 	defer client.Close()
-	replayed, took, err := replay(ctx, r.on, client, r.stored)
+	if err := r.stored.reopen(ctx, r.on); err != nil {
+		return 0, err
+	}
+	replayed, took, err := replay(ctx, client, r.stored)
 	if err == nil && wanted(replayed) != r.made.count() {
 		err = fmt.Errorf("of %d objects %d were created, %d there already", r.made.count(), replayed.Created, replayed.Present)
 	}

@@ -36,6 +36,8 @@ func newVault(ctx context.Context, on *stage) (*vault, error) {
 	return v, err
 }
 
+func (v *vault) keyFile() string { return filepath.Join(v.dir, "key") }
+
 func (v *vault) blobs() string { return filepath.Join(v.dir, "blobs") }
 
 // reopen opens the repository as another process does, with an empty cache.
