@@ -97,7 +97,7 @@ func eventLine(event journal.Event) string {
 	case orchestrator.StepFinding:
 		var finding orchestrator.Finding
 		if json.Unmarshal(event.Data, &finding) == nil {
-			line += fmt.Sprintf(": %s: %s: %s", finding.Severity, finding.Subject, finding.Text)
+			line += printable(fmt.Sprintf(": %s: %s: %s", finding.Severity, finding.Subject, finding.Text))
 		}
 	case orchestrator.StepVerified:
 		var amount orchestrator.Amount

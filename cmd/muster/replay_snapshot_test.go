@@ -104,7 +104,7 @@ func (s *snapshotReplay) seed() {
 	}
 	list, err := s.api.CoreV1().ConfigMaps("").List(s.t.Context(), metav1.ListOptions{})
 	s.must(err)
-	s.revision, s.then = list.ResourceVersion, s.contents("shop")
+	s.revision, s.then = list.ResourceVersion, s.contents()
 	for _, namespace := range []string{"shop", "other"} {
 		s.change(namespace)
 	}
@@ -178,11 +178,11 @@ func (s *snapshotReplay) objects(namespace string) map[string]metav1.Object {
 	return found
 }
 
-// contents are the objects of a namespace without what an API server gives a new one.
-func (s *snapshotReplay) contents(namespace string) map[string]string {
+// contents are the objects of the shop without what an API server gives a new one.
+func (s *snapshotReplay) contents() map[string]string {
 	s.t.Helper()
 	texts := map[string]string{}
-	for key, o := range s.objects(namespace) {
+	for key, o := range s.objects("shop") {
 		o.SetUID("")
 		o.SetResourceVersion("")
 		o.SetCreationTimestamp(metav1.Time{})
@@ -251,8 +251,8 @@ func TestReplayFromSnapshot(t *testing.T) {
 	if said, code := s.replay("--from-etcd-snapshot", from, "--encryption-config", key, "--kind", "configmaps", "--name", "prices"); code != exitOK {
 		t.Errorf("of one object: %d: %s", code, said)
 	}
-	if changed := differ(before, s.versions("shop")); !slices.Equal(changed, []string{"ConfigMap/prices"}) || s.contents("shop")["ConfigMap/prices"] != s.then["ConfigMap/prices"] {
-		t.Errorf("a replay of one object changed %v: %v", changed, s.contents("shop"))
+	if changed := differ(before, s.versions("shop")); !slices.Equal(changed, []string{"ConfigMap/prices"}) || s.contents()["ConfigMap/prices"] != s.then["ConfigMap/prices"] {
+		t.Errorf("a replay of one object changed %v: %v", changed, s.contents())
 	}
 
 	s.change("shop")
@@ -263,8 +263,8 @@ func TestReplayFromSnapshot(t *testing.T) {
 	if said, code := s.replay("--from-etcd-snapshot", from, "--encryption-config", key); code != exitOK {
 		t.Errorf("of all: %d: %s", code, said)
 	}
-	if left := differ(s.then, s.contents("shop")); !slices.Equal(left, []string{"ConfigMap/later"}) {
-		t.Errorf("%v are not as they were: %v", left, s.contents("shop"))
+	if left := differ(s.then, s.contents()); !slices.Equal(left, []string{"ConfigMap/later"}) {
+		t.Errorf("%v are not as they were: %v", left, s.contents())
 	}
 	if changed := differ(other, s.versions("other")); len(changed) > 0 {
 		t.Errorf("the other namespace's %v were changed", changed)
@@ -277,12 +277,12 @@ func TestReplayFromSnapshot(t *testing.T) {
 func (s *snapshotReplay) withoutKey(from string) {
 	s.t.Helper()
 	for name, args := range map[string][]string{"none": nil, "another": {"--encryption-config", s.desk.path("other-key.yaml")}} {
-		before := s.contents("shop")
+		before := s.contents()
 		said, code := s.replay(append(args, "--from-etcd-snapshot", from)...)
 		if code != exitIncomplete || !strings.Contains(said, "they can't be read") {
 			s.t.Errorf("key %s: %d: %s", name, code, said)
 		}
-		after := s.contents("shop")
+		after := s.contents()
 		if after["ConfigMap/gone"] != s.then["ConfigMap/gone"] || after["Service/web"] != s.then["Service/web"] || after["Secret/db"] != before["Secret/db"] {
 			s.t.Errorf("key %s: the shop has %v", name, after)
 		}

@@ -65,7 +65,7 @@ func (a *app) preview(ctx context.Context, request orchestrator.Request) error {
 			if a.output == "json" {
 				return json.NewEncoder(a.out).Encode(c)
 			}
-			_, err := fmt.Fprintf(a.out, "%-9s %s\n%s", c.Action, c.Subject, c.Diff)
+			_, err := fmt.Fprintf(a.out, "%-9s %s\n%s", c.Action, printable(c.Subject), c.Diff)
 			return err
 		})
 	})

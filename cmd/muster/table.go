@@ -78,7 +78,7 @@ func printFindings(out io.Writer, findings []orchestrator.Finding) {
 				fmt.Fprintf(out, "\n%s\n", heading)
 				heading = ""
 			}
-			fmt.Fprintf(out, "  %s: %s: %s\n", f.Layer, f.Subject, f.Text)
+			fmt.Fprintf(out, "  %s: %s: %s\n", f.Layer, printable(f.Subject), printable(f.Text))
 		}
 	}
 }

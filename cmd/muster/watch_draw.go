@@ -294,6 +294,8 @@ func clip(text string, width int) string {
 	return string(runes[:max(0, width-1)]) + "…"
 }
 
+// printable takes out what a terminal would obey: names can come from a recovery point that somebody made
+// to do harm.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

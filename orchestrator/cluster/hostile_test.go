@@ -41,10 +41,10 @@ func hostileObjects() []hostileObject {
 		entry, text := configMap(hostilePoint, name, rest)
 		add(result, reason, entry, text)
 	}
-	changed := func(result Result, reason Reason, name string, change func(*Entry)) {
+	misnamed := func(reason Reason, name string, change func(*Entry)) {
 		entry, text := configMap(hostilePoint, name, "}")
 		change(&entry)
-		add(result, reason, entry, text)
+		add(Failed, reason, entry, text)
 	}
 	const plain = `},"data":{"a":"b"}}`
 
@@ -63,18 +63,18 @@ func hostileObjects() []hostileObject {
 	entry, text := configMap("a?limit=1#", "away", plain)
 	add(Failed, NamespaceMissing, entry, text)
 
-	changed(Failed, Unreadable, "group-slash", func(e *Entry) { e.Group = "apps/v1" })
-	changed(Failed, Unreadable, "group-dots", func(e *Entry) { e.Group = ".." })
-	changed(Failed, Unreadable, "version-slash", func(e *Entry) { e.Version = "v1/namespaces/kube-system" })
-	changed(Failed, Unreadable, "version-dots", func(e *Entry) { e.Version = ".." })
-	changed(Failed, Unreadable, "version-none", func(e *Entry) { e.Version = "" })
-	changed(Failed, Unreadable, "resource-slash", func(e *Entry) { e.Resource = "configmaps/../secrets" })
-	changed(Failed, Unreadable, "resource-escaped", func(e *Entry) { e.Resource = "%2e%2e" })
-	changed(Failed, Unreadable, "resource-none", func(e *Entry) { e.Resource = "" })
-	changed(Failed, Unreadable, "other-name", func(e *Entry) { e.Name = "claimed" })
-	changed(Failed, Unreadable, "other-kind", func(e *Entry) { e.Resource, e.Kind = "secrets", "Secret" })
-	changed(Failed, Refused, "other-resource", func(e *Entry) { e.Resource = "secrets" })
-	changed(Failed, Unreadable, "other-version", func(e *Entry) { e.Group, e.Version = "apps", "v1" })
+	misnamed(Unreadable, "group-slash", func(e *Entry) { e.Group = "apps/v1" })
+	misnamed(Unreadable, "group-dots", func(e *Entry) { e.Group = ".." })
+	misnamed(Unreadable, "version-slash", func(e *Entry) { e.Version = "v1/namespaces/kube-system" })
+	misnamed(Unreadable, "version-dots", func(e *Entry) { e.Version = ".." })
+	misnamed(Unreadable, "version-none", func(e *Entry) { e.Version = "" })
+	misnamed(Unreadable, "resource-slash", func(e *Entry) { e.Resource = "configmaps/../secrets" })
+	misnamed(Unreadable, "resource-escaped", func(e *Entry) { e.Resource = "%2e%2e" })
+	misnamed(Unreadable, "resource-none", func(e *Entry) { e.Resource = "" })
+	misnamed(Unreadable, "other-name", func(e *Entry) { e.Name = "claimed" })
+	misnamed(Unreadable, "other-kind", func(e *Entry) { e.Resource, e.Kind = "secrets", "Secret" })
+	misnamed(Refused, "other-resource", func(e *Entry) { e.Resource = "secrets" })
+	misnamed(Unreadable, "other-version", func(e *Entry) { e.Group, e.Version = "apps", "v1" })
 	add(Failed, KindNotServed, Entry{Group: "gone.example.org", Version: "v1", Resource: "relics", Kind: "Relic", Namespace: hostilePoint, Name: "relic"},
 		`{"apiVersion":"gone.example.org/v1","kind":"Relic","metadata":{"namespace":"hostile","name":"relic"}}`)
 

@@ -13,7 +13,7 @@ import (
 	"time"
 	"unicode"
 
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -66,7 +66,7 @@ func isSegment(text string) bool { return isName(text) && !strings.Contains(text
 // characters, which would rule the terminals that show them, a tab alone is let through.
 func isName(text string) bool {
 	ruling := func(r rune) bool { return unicode.IsControl(r) && r != '\t' }
-	return text != "" && len(path.IsValidPathSegmentName(text)) == 0 && !strings.ContainsFunc(text, ruling)
+	return text != "" && len(content.IsPathSegmentName(text)) == 0 && !strings.ContainsFunc(text, ruling)
 }
 
 // names makes sure that an object is the one that the entry speaks of: whoever wrote one could have

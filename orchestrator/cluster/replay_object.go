@@ -212,8 +212,8 @@ func (r *replay) keepVolume(wanted, captured Object) {
 // keepRelease leaves a volume to the claim it was released by: without that claim's UID, the next claim of
 // its name would get the volume, with somebody's data in it.
 func (r *replay) keepRelease(wanted, captured Object) {
-	claim := Object{}
-	claim, _ = at(captured, "spec", "claimRef").(map[string]any)
+	fields, _ := at(captured, "spec", "claimRef").(map[string]any)
+	claim := Object(fields)
 	uid := claim.text("uid")
 	reference, bound := at(wanted, "spec", "claimRef").(map[string]any)
 	if _, lives := r.owners[ownerID{claim.text("namespace"), "PersistentVolumeClaim", claim.text("name"), uid}]; bound && uid != "" && !lives {

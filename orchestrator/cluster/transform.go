@@ -182,7 +182,7 @@ func (t *transformer) apply(ctx context.Context, key Key, o Object) (Object, err
 // one. Its version and names become parts of paths.
 func keepsPlace(key Key, kind string, o Object) bool {
 	_, version := splitVersion(o.text("apiVersion"))
-	return o.kind() == kind && isSegment(o.name()) && isSegment(version) && (o.namespace() == "") == (key.Namespace == "") &&
+	return o.kind() == kind && isName(o.name()) && isSegment(version) && (o.namespace() == "") == (key.Namespace == "") &&
 		(o.namespace() == "" || isSegment(o.namespace()))
 }
 
