@@ -246,9 +246,11 @@ func previewHostile(t *testing.T, client *Client, recorded Recorded, all []hosti
 		t.Fatal(err)
 	}
 	graph.Acyclic()
-	selected, err := recorded.Select(t.Context(), Selection{Include: []string{"hostile"}, ClusterResources: NeededClusterResources, Where: `object.data.a == "b"`})
-	if err != nil || len(selected) == 0 {
-		t.Errorf("selected %d objects: %v", len(selected), err)
+	for _, where := range []string{`object.data.a == "b"`, `object.data[9].a == "b" || object.metadata.ownerReferences[9].kind == "b" || object.data.a == "b"`} {
+		selected, err := recorded.Select(t.Context(), Selection{Include: []string{"hostile"}, ClusterResources: NeededClusterResources, Where: where})
+		if err != nil || len(selected) == 0 {
+			t.Errorf("%s selects %d objects: %v", where, len(selected), err)
+		}
 	}
 }
 

@@ -199,3 +199,22 @@ func TestReplayEndsWhenTheRepositoryFails(t *testing.T) {
 		t.Errorf("the replay ended with %v", err)
 	}
 }
+
+// TestReplayFindsOwnersThatWereNotSelected replays an object alone whose owner stands in the cluster.
+func TestReplayFindsOwnersThatWereNotSelected(t *testing.T) {
+	client := connect(t, shared.Need(t))
+	newNamespace(t, client, "owned")
+	owner := create(t, client, "/api/v1/namespaces/owned/secrets", secret("owner", nil))
+	create(t, client, "/api/v1/namespaces/owned/configmaps", object(t, fmt.Sprintf(
+		`{"metadata":{"name":"child","ownerReferences":[{"apiVersion":"v1","kind":"Secret","name":"owner","uid":%q}]}}`, owner.uid())))
+	captured, store := captureAll(t, client, func(c *CaptureConfig) { c.Include = []string{"owned"} })
+	drop(t, client, "/api/v1/namespaces/owned/configmaps/child")
+
+	result, found := replayed(t, client, captured, store, func(c *ReplayConfig) {
+		c.Selection = Selection{Include: []string{"owned"}, Kinds: []string{"configmaps"}}
+	})
+	child, err := living(t, client, "/api/v1/namespaces/owned/configmaps/child")
+	if err != nil || result.Created != 1 || len(child.owners()) != 1 || child.owners()[0].uid != owner.uid() {
+		t.Errorf("replayed %s, %s: the child is %v, %v", toJSON(t, result), toJSON(t, found.all), child, err)
+	}
+}
