@@ -357,7 +357,8 @@ func (c *capture) finish(ctx context.Context, taken time.Time) (Captured, error)
 const IndexPath = "objects.jsonl"
 
 func (c *capture) trees(ctx context.Context) (cluster, namespaces repository.Tree, err error) {
-	var own, spaced []repository.File
+	var own []repository.File
+	spaced := make([]repository.File, 0, len(c.entries)) // nearly all
 	for _, entry := range c.entries {
 		file := repository.File{
 			Path: entry.pathInTree(), Object: repository.Object{ID: entry.ID, Size: entry.Size},

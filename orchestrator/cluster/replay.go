@@ -98,9 +98,9 @@ type replay struct {
 	policies  []*policy
 	transform *transformer
 	resolve   resolver
-	owners    map[ownerID]int // where in the index objects stand that others can name as owners
-	managers  []Key           // GitOps objects of the point
-	custom    map[Key]bool    // kinds that a CustomResourceDefinition of the point defines
+	owners    owners
+	managers  []Key        // GitOps objects of the point
+	custom    map[Key]bool // kinds that a CustomResourceDefinition of the point defines
 
 	standing map[Key]stood // what stood in the cluster at the start, by its key there
 	queue    *queue
@@ -117,13 +117,10 @@ type replay struct {
 
 func newReplay(config ReplayConfig) (*replay, error) {
 	r := &replay{
-		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: map[ownerID]int{}, custom: map[Key]bool{},
+		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: newOwners(config.Entries), custom: map[Key]bool{},
 		standing: map[Key]stood{}, targets: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
 	}
-	for i, entry := range config.Entries {
-		if entry.UID != "" && entry.check() == nil {
-			r.owners[ownerID{entry.Namespace, entry.Kind, entry.Name, entry.UID}] = i
-		}
+	for _, entry := range config.Entries {
 		if isDefinition(entry.Key()) {
 			r.custom[definedBy(entry.Name)] = true
 		}

@@ -216,7 +216,7 @@ func (r *replay) keepRelease(wanted, captured Object) {
 	claim := Object(fields)
 	uid := claim.text("uid")
 	reference, bound := at(wanted, "spec", "claimRef").(map[string]any)
-	if _, lives := r.owners[ownerID{claim.text("namespace"), "PersistentVolumeClaim", claim.text("name"), uid}]; bound && uid != "" && !lives {
+	if _, lives := r.owners.find(ownerID{claim.text("namespace"), "PersistentVolumeClaim", claim.text("name"), uid}); bound && uid != "" && !lives {
 		reference["uid"] = uid
 	}
 }
@@ -283,11 +283,47 @@ func (r *replay) adopt(ctx context.Context, w *want, captured []owner) error {
 // deletes what names an owner that is none.
 type ownerID struct{ namespace, kind, name, uid string }
 
+func (o ownerID) compare(other ownerID) int {
+	return cmp.Or(
+		strings.Compare(o.namespace, other.namespace), strings.Compare(o.kind, other.kind), strings.Compare(o.name, other.name), strings.Compare(o.uid, other.uid),
+	)
+}
+
+// owners finds what others can name as owners. A map of all that would need many times the memory.
+type owners struct {
+	entries []Entry
+	places  []int32 // in entries, in the order of their ownerIDs
+}
+
+func newOwners(entries []Entry) owners {
+	o := owners{entries: entries}
+	for i := range entries {
+		if entries[i].UID != "" && entries[i].check() == nil {
+			o.places = append(o.places, int32(i))
+		}
+	}
+	slices.SortStableFunc(o.places, func(a, b int32) int { return o.id(a).compare(o.id(b)) })
+	return o
+}
+
+func (o owners) id(place int32) ownerID {
+	entry := &o.entries[place]
+	return ownerID{entry.Namespace, entry.Kind, entry.Name, entry.UID}
+}
+
+func (o owners) find(id ownerID) (Entry, bool) {
+	i, found := slices.BinarySearchFunc(o.places, id, func(place int32, id ownerID) int { return o.id(place).compare(id) })
+	if !found {
+		return Entry{}, false
+	}
+	return o.entries[o.places[i]], true
+}
+
 // ownerOf finds an owner in the recovery point: in the object's namespace, or in none.
 func (r *replay) ownerOf(o owner, namespace string) (Entry, bool) {
 	for _, namespace := range []string{namespace, ""} {
-		if i, found := r.owners[ownerID{namespace, o.kind, o.name, o.uid}]; found {
-			return r.Entries[i], true
+		if entry, found := r.owners.find(ownerID{namespace, o.kind, o.name, o.uid}); found {
+			return entry, true
 		}
 	}
 	return Entry{}, false
