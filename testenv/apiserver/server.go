@@ -21,6 +21,12 @@ import (
 	"time"
 )
 
+// The Services' addresses; the first one is the API server's own.
+const (
+	addresses  = "10.96.0.0/16"
+	ownAddress = "10.96.0.1"
+)
+
 // readyWithin bounds the start; an idle machine needs three seconds.
 const readyWithin = 90 * time.Second
 
@@ -120,7 +126,8 @@ func (s *Server) run(program string, arguments ...string) error {
 	return nil
 }
 
-// ready waits until the server answers /readyz as the administrator.
+// ready waits until the server answers /readyz as the administrator, and has given its own Service an address:
+// that it makes a moment later, and a capture that came between would differ from the next one.
 func (s *Server) ready(ctx context.Context, identity identity) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
@@ -133,6 +140,9 @@ func (s *Server) ready(ctx context.Context, identity identity) error {
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	for {
 		err := readyOnce(ctx, client, s.URL+"/readyz")
+		if err == nil {
+			err = readyOnce(ctx, client, s.URL+"/apis/networking.k8s.io/v1/ipaddresses/"+ownAddress)
+		}
 		if err == nil {
 			return nil
 		}
@@ -210,7 +220,7 @@ func serverArguments(dir, etcd string, port int) []string {
 		"--service-account-key-file", filepath.Join(dir, "sa.pub"),
 		"--service-account-signing-key-file", filepath.Join(dir, "sa.key"),
 		"--service-account-issuer", "https://kubernetes.default.svc", "--allow-privileged",
-		"--service-cluster-ip-range", "10.96.0.0/16", "--cert-dir", dir,
+		"--service-cluster-ip-range", addresses, "--cert-dir", dir,
 	}
 }
 
