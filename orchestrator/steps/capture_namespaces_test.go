@@ -57,11 +57,12 @@ func TestCaptureIsTheSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	meanwhile := writing.until(t, func(w written) bool { return w.newest > revision })
-	rate := float64(meanwhile.count-before.count) / time.Since(began).Seconds()
+	writes := meanwhile.count - before.count
+	rate := float64(writes) / time.Since(began).Seconds()
 	writing.stop(t)
-	fmt.Printf("capture at revision %d: %.0f writes/s meanwhile, up to revision %d\n", revision, rate, meanwhile.newest)
-	if rate < 100 {
-		t.Errorf("%.0f writes/s while it was captured, want 200", rate)
+	fmt.Printf("capture at revision %d: %d writes meanwhile, %.0f a second, up to revision %d\n", revision, writes, rate, meanwhile.newest)
+	if writes < 50 { // how many a second depends on the machine
+		t.Errorf("%d writes while it was captured say little", writes)
 	}
 	listed, err := cluster.ReadIndex(&kept.index)
 	if err != nil {
