@@ -48,7 +48,7 @@ func TestRoundTrip(t *testing.T) {
 
 // mostMemory bounds what a process may hold with 10,000 objects, bytes. Most of it goes to the key of the
 // repository, and grows with nothing.
-const mostMemory = 250 << 20
+const mostMemory = 300 << 20
 
 func TestMoreRatioIsBetter(t *testing.T) {
 	for _, c := range []struct {
