@@ -97,7 +97,7 @@ func objectText(key cluster.Key) string {
 		kind += "." + key.Group
 	}
 	name := strings.TrimPrefix(key.Namespace+"/"+key.Name, "/")
-	return strings.TrimSpace(kind + " " + name)
+	return printable(strings.TrimSpace(kind + " " + name))
 }
 
 // explain tells why an object waits.
