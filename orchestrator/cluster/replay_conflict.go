@@ -112,12 +112,14 @@ func (r *replay) update(ctx context.Context, w *want, living Object) (Outcome, e
 }
 
 func (r *replay) write(ctx context.Context, method string, w *want, object Object, into any) error {
-	write := request{method: method, path: objectPath(w.resource(), w.key), body: appendCanonical(nil, object)}
+	write := request{method: method, path: objectPath(w.resource(), w.key), query: warnOfFields, body: appendCanonical(nil, object)}
 	if method == http.MethodPatch {
 		write.contentType = "application/apply-patch+yaml" // JSON is YAML
-		write.query = url.Values{"fieldManager": {"muster"}, "force": {"true"}}
+		write.query = url.Values{"fieldManager": {"muster"}, "force": {"true"}, "fieldValidation": {"Warn"}}
 	}
-	return r.Client.call(ctx, write, into)
+	warnings, err := r.Client.warned(ctx, write, into)
+	w.dropped = unknownFields(warnings)
+	return err
 }
 
 // valid asks the API server whether it would take the object if nothing stood in its place: before it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -87,6 +88,8 @@ type want struct {
 	key    Key // in the cluster
 	object Object
 	policy *policy
+	// dropped are fields that the cluster does not know, of the last write.
+	dropped []string
 }
 
 func (w *want) resource() Resource {
@@ -109,6 +112,14 @@ func (w *want) created() Result {
 	return Created
 }
 
+// withDropped tells of fields that are lost with an object that came back.
+func (w *want) withDropped(outcome Outcome) Outcome {
+	if len(w.dropped) > 0 && outcome.Reason == "" {
+		outcome.Reason, outcome.Message = FieldsDropped, "the cluster does not know, and dropped: "+strings.Join(w.dropped, ", ")
+	}
+	return outcome
+}
+
 // loseUnread settles an object that the recovery point does not hold as its index says. What the
 // repository can't answer now is no such thing.
 func (r *replay) loseUnread(t *task, err error) error {
@@ -123,8 +134,12 @@ func (r *replay) loseUnread(t *task, err error) error {
 // answer settles an object by how the cluster answered.
 func (r *replay) answer(ctx context.Context, w *want, outcome Outcome, err error) error {
 	if err == nil {
-		if outcome.Result == Failed {
+		outcome = w.withDropped(outcome)
+		switch {
+		case outcome.Result == Failed:
 			r.note(Lost, w.Key(), outcome.Message)
+		case len(w.dropped) > 0:
+			r.note(Changed, w.Key(), outcome.Message)
 		}
 		r.settle(w.task, outcome)
 		return nil

@@ -52,6 +52,7 @@ const (
 	BeingDeleted         Reason = "BeingDeleted"         // an object of its name is being deleted
 	Unreadable           Reason = "Unreadable"           // the recovery point does not hold it as its index says
 	TooLarge             Reason = "TooLarge"             // no API server takes an object of its size
+	FieldsDropped        Reason = "FieldsDropped"        // it came back without fields that the cluster does not know
 	NoAnswer             Reason = "NoAnswer"             // the API server did not answer as it should in time
 )
 

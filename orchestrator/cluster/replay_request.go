@@ -39,8 +39,7 @@ func objectPath(resource Resource, key Key) string {
 // onlyMetadata asks for the metadata of an object alone; who does not know that answers with all of it.
 const onlyMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
-// create returns the metadata of what was created. The API server need not look for unknown fields twice:
-// it drops them in any case, and nobody reads its warnings.
+// create returns the metadata of what was created, and notes the fields that the cluster dropped.
 func (r *replay) create(ctx context.Context, w *want) (Object, error) {
 	body, err := json.Marshal(w.object)
 	if err != nil {
@@ -50,11 +49,26 @@ func (r *replay) create(ctx context.Context, w *want) (Object, error) {
 		return nil, err
 	}
 	var living Object
-	err = r.Client.call(ctx, request{
-		method: http.MethodPost, path: w.resource().path(w.key.Namespace), query: url.Values{"fieldValidation": {"Ignore"}}, accept: onlyMetadata, body: body,
+	warnings, err := r.Client.warned(ctx, request{
+		method: http.MethodPost, path: w.resource().path(w.key.Namespace), query: warnOfFields, accept: onlyMetadata, body: body,
 	}, &living)
+	w.dropped = unknownFields(warnings)
 	r.Client.writes.leave(err == nil || statusCode(err) != 0 && statusCode(err) != http.StatusTooManyRequests)
 	return living, err
+}
+
+// warnOfFields makes the API server tell which fields it does not know, and drops.
+var warnOfFields = url.Values{"fieldValidation": {"Warn"}}
+
+// unknownFields reads these fields from its warnings: `unknown field "spec.size"`.
+func unknownFields(warnings []string) []string {
+	var fields []string
+	for _, text := range warnings {
+		if field, found := strings.CutPrefix(text, "unknown field "); found {
+			fields = append(fields, strings.Trim(field, `"`))
+		}
+	}
+	return fields
 }
 
 func (r *replay) get(ctx context.Context, resource Resource, key Key) (Object, error) {

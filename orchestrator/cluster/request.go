@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -79,9 +80,15 @@ func (c *Client) gate(r request) *turnstile {
 
 // call sends a request and decodes the answer into `into` unless that is nil.
 func (c *Client) call(ctx context.Context, r request, into any) error {
+	_, err := c.warned(ctx, r, into)
+	return err
+}
+
+// warned is a call that hands on the server's warnings.
+func (c *Client) warned(ctx context.Context, r request, into any) (warnings []string, err error) {
 	response, err := c.send(ctx, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
 	if into == nil {
@@ -92,9 +99,13 @@ func (c *Client) call(ctx context.Context, r request, into any) error {
 		err = decoder.Decode(into)
 	}
 	if err != nil {
-		return classify("read answer to "+r.method+" "+r.path, c.server, err)
+		return nil, classify("read answer to "+r.method+" "+r.path, c.server, err)
 	}
-	return nil
+	headers, _ := utilnet.ParseWarningHeaders(response.Header.Values("Warning")) // one that is none warns of nothing
+	for _, header := range headers {
+		warnings = append(warnings, header.Text)
+	}
+	return warnings, nil
 }
 
 func (c *Client) once(ctx context.Context, r request) (*http.Response, error) {
