@@ -47,7 +47,7 @@ func (j *journal) String() string {
 // await waits for a line that comes in its own time.
 func (j *journal) await(t *testing.T, text string) {
 	t.Helper()
-	for range 5000 {
+	for range 60_000 {
 		if strings.Contains(j.String(), text) {
 			return
 		}
