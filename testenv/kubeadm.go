@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Config says what cluster a lab holds.
@@ -262,12 +263,31 @@ func LoadImage(ctx context.Context, source, name string) error {
 	var problems []error
 	for _, l := range labs {
 		for _, machine := range l.Names() {
-			if _, err := l.initPID(machine); err == nil {
-				problems = append(problems, l.importImage(ctx, machine, path))
+			if life, err := l.initPID(machine); err == nil {
+				problems = append(problems, l.importImageWhile(ctx, life, machine, path))
 			}
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// importImageWhile forgives a failure on a machine whose life ends meanwhile: labs beside this one are destroyed at
+// any time.
+func (l *Lab) importImageWhile(ctx context.Context, life int, machine, path string) error {
+	err := l.importImage(ctx, machine, path)
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for range 100 { // its files go before its processes do
+		if now, gone := l.initPID(machine); err == nil || gone != nil || now != life {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+	return err
 }
 
 func imageOfDir(name, dir, path string) error {

@@ -106,7 +106,7 @@ type replay struct {
 	queue    *queue
 
 	mu      sync.Mutex
-	targets map[Key]bool // keys of everything replayed, in the cluster
+	quotas  map[Key]bool // captured ones, by their keys in the cluster
 	reasons map[string]int
 	notes   int
 	pruned  []ObjectOutcome
@@ -118,7 +118,7 @@ type replay struct {
 func newReplay(config ReplayConfig) (*replay, error) {
 	r := &replay{
 		ReplayConfig: config, excuses: newExcuses(ModeReplay, facts{}), owners: newOwners(config.Entries), custom: map[Key]bool{},
-		standing: map[Key]stood{}, targets: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
+		standing: map[Key]stood{}, quotas: map[Key]bool{}, reasons: map[string]int{}, raised: map[Key]bool{},
 	}
 	for _, entry := range config.Entries {
 		if isDefinition(entry.Key()) {

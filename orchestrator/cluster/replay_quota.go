@@ -29,7 +29,7 @@ func (r *replay) raise(ctx context.Context, namespace string, refused error) (bo
 	if r.raised[key] {
 		return true, nil
 	}
-	if !r.targets[key] {
+	if !r.quotas[key] {
 		return false, nil
 	}
 	living, err := r.get(ctx, quotas, key)

@@ -25,30 +25,35 @@ type extra struct {
 	uid      string
 }
 
+// sought is where objects are to come, in the cluster: the objects' keys, and their namespaces.
+type sought struct {
+	keys       map[Key]bool
+	namespaces map[string]bool
+}
+
 // survey lists what stands in the cluster already, of the kinds that are to come. A list of a kind
 // costs a fraction of asking for each object, so that a repeated replay is quick.
 func (r *replay) survey(ctx context.Context, tasks []*task) error {
-	kinds := map[Resource]bool{}
+	kinds, sought := map[Resource]bool{}, sought{keys: map[Key]bool{}, namespaces: map[string]bool{}}
 	for _, t := range tasks {
 		if t.check() != nil {
 			continue // nothing is to be asked by such words
 		}
-		r.targets[t.there] = true
+		sought.keys[t.there], sought.namespaces[t.there.Namespace] = true, true
+		if t.Group == "" && t.Resource == quotas.Name {
+			r.quotas[t.there] = true
+		}
 		kinds[resourceOf(*t.Entry)] = true
 	}
 	if err := r.addPruned(ctx, kinds); err != nil {
 		return err
 	}
-	namespaces := map[string]bool{}
-	for key := range r.targets {
-		namespaces[key.Namespace] = true
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for resource := range kinds {
-		for _, place := range surveyed(resource, namespaces) {
+		for _, place := range surveyed(resource, sought.namespaces) {
 			group.Go(func() error {
-				err := r.Client.listScope(ctx, place, 0, nil, func(raw json.RawMessage) error { return r.meet(resource, raw, namespaces) })
+				err := r.Client.listScope(ctx, place, 0, nil, func(raw json.RawMessage) error { return r.meet(resource, raw, sought) })
 				switch statusCode(err) {
 				case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusForbidden:
 					return nil // a kind that is to come, or an account that may create and not list
@@ -97,7 +102,7 @@ func (r *replay) addPruned(ctx context.Context, kinds map[Resource]bool) error {
 }
 
 // meet notes an object of the cluster.
-func (r *replay) meet(resource Resource, raw json.RawMessage, namespaces map[string]bool) error {
+func (r *replay) meet(resource Resource, raw json.RawMessage, sought sought) error {
 	living, err := decodeObject(raw)
 	if err != nil {
 		return fault.New("survey", fault.Corrupt, resource.Name, err)
@@ -110,11 +115,11 @@ func (r *replay) meet(resource Resource, raw json.RawMessage, namespaces map[str
 	digest := r.digest(key, living)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.targets[key] {
+	if sought.keys[key] {
 		r.standing[key] = stood{uid: living.uid(), digest: digest}
 		return nil
 	}
-	if key.Namespace != "" && namespaces[key.Namespace] && r.prunes(key, living) {
+	if key.Namespace != "" && sought.namespaces[key.Namespace] && r.prunes(key, living) {
 		r.extra = append(r.extra, extra{resource: resource, key: key, uid: living.uid()})
 	}
 	return nil

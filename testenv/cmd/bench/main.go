@@ -54,7 +54,7 @@ func benchmarks() []benchmark {
 
 func main() {
 	only := flag.String("only", "", "names of the benchmarks to run, separated by commas; results are then shown and not written")
-	debug.SetGCPercent(50) // as muster does
+	debug.SetGCPercent(40) // as muster does
 	runs := flag.Int("runs", 0, "how often each side is measured (default: each benchmark's own number)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -104,7 +104,7 @@ func runHalf(ctx context.Context, what string, server *apiserver.Server, v *vaul
 
 // ownHalf is such a process's work. The kernel counts its memory since it began: exec gave it a new one.
 func ownHalf(ctx context.Context, what string) (err error) {
-	debug.SetGCPercent(50) // as muster does
+	debug.SetGCPercent(40) // as muster does
 	var told errand
 	if err := json.NewDecoder(os.Stdin).Decode(&told); err != nil {
 		return err
