@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -35,16 +34,6 @@ const (
 )
 
 const killedPlans = `apiVersion: muster.dev/v1alpha1
-kind: Cluster
-metadata: {name: prod}
-spec: {kubeconfigFile: $DIR/kubeconfig}
----
-apiVersion: muster.dev/v1alpha1
-kind: Repository
-metadata: {name: vault}
-spec: {url: "file://$DIR/repo", keyFile: $DIR/muster.key}
----
-apiVersion: muster.dev/v1alpha1
 kind: Plan
 metadata: {name: save}
 spec:
@@ -122,17 +111,11 @@ func TestReplayKilled(t *testing.T) {
 func newKilledReplay(t *testing.T) *killedReplay {
 	t.Helper()
 	server := apiserver.Need(t, apiserver.Config{Controllers: true})
-	k := &killedReplay{t: t, desk: &desk{t, t.TempDir()}}
-	text := strings.ReplaceAll(killedPlans, "$DIR", k.desk.dir)
+	text := killedPlans
 	for _, name := range append([]string{"calm"}, killedNames()...) {
 		text += fmt.Sprintf(killedPlan, name)
 	}
-	for name, content := range map[string][]byte{"muster.yaml": []byte(text), "kubeconfig": server.Kubeconfig} {
-		k.must(os.WriteFile(k.desk.path(name), content, 0o600))
-	}
-	if _, said, err := k.desk.muster(t.Context(), "init", "--repository", k.desk.path("repo"), "--key-file", k.desk.path("muster.key")); err != nil {
-		t.Fatal(err, said)
-	}
+	k := &killedReplay{t: t, desk: clusterDesk(t, server.Kubeconfig, text)}
 	config, err := clientcmd.RESTConfigFromKubeConfig(server.Kubeconfig)
 	k.must(err)
 	config.QPS = -1

@@ -29,16 +29,6 @@ func sealedBy(key string) string {
 }
 
 const snapshotPlans = `apiVersion: muster.dev/v1alpha1
-kind: Cluster
-metadata: {name: prod}
-spec: {kubeconfigFile: $DIR/kubeconfig}
----
-apiVersion: muster.dev/v1alpha1
-kind: Repository
-metadata: {name: vault}
-spec: {url: "file://$DIR/repo", keyFile: $DIR/muster.key}
----
-apiVersion: muster.dev/v1alpha1
 kind: Plan
 metadata: {name: relative}
 spec:
@@ -61,20 +51,15 @@ type snapshotReplay struct {
 func newSnapshotReplay(t *testing.T) *snapshotReplay {
 	t.Helper()
 	key := strings.Repeat("k", 32)
-	s := &snapshotReplay{t: t, server: apiserver.Need(t, apiserver.Config{Encryption: []byte(sealedBy(key))}), desk: &desk{t, t.TempDir()}}
-	for name, content := range map[string]string{
-		"muster.yaml": strings.ReplaceAll(snapshotPlans, "$DIR", s.desk.dir), "kubeconfig": string(s.server.Kubeconfig),
-		"encryption.yaml": sealedBy(key), "other-key.yaml": sealedBy(strings.Repeat("o", 32)),
-	} {
+	s := &snapshotReplay{t: t, server: apiserver.Need(t, apiserver.Config{Encryption: []byte(sealedBy(key))})}
+	s.desk = clusterDesk(t, s.server.Kubeconfig, snapshotPlans)
+	for name, content := range map[string]string{"encryption.yaml": sealedBy(key), "other-key.yaml": sealedBy(strings.Repeat("o", 32))} {
 		s.must(os.WriteFile(s.desk.path(name), []byte(content), 0o600))
 	}
 	config, err := clientcmd.RESTConfigFromKubeConfig(s.server.Kubeconfig)
 	s.must(err)
 	s.api, err = kubernetes.NewForConfig(config)
 	s.must(err)
-	if _, said, err := s.desk.muster(t.Context(), "init", "--repository", s.desk.path("repo"), "--key-file", s.desk.path("muster.key")); err != nil {
-		t.Fatal(err, said)
-	}
 	s.seed()
 	s.snapshot("backup.db")
 	return s

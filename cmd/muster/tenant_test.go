@@ -34,16 +34,6 @@ import (
 )
 
 const tenantPlans = `apiVersion: muster.dev/v1alpha1
-kind: Cluster
-metadata: {name: prod}
-spec: {kubeconfigFile: $DIR/kubeconfig}
----
-apiVersion: muster.dev/v1alpha1
-kind: Repository
-metadata: {name: vault}
-spec: {url: "file://$DIR/repo", keyFile: $DIR/muster.key}
----
-apiVersion: muster.dev/v1alpha1
 kind: Plan
 metadata: {name: team}
 spec:
@@ -183,19 +173,8 @@ func (s *tenancy) change(team, password string) {
 
 // desk has the documents and a repository; its kubeconfig is the administrator's.
 func (s *tenancy) desk(impersonate bool) *desk {
-	t := s.t
-	t.Helper()
-	d := &desk{t, t.TempDir()}
-	text := strings.NewReplacer("$DIR", d.dir, "$IMPERSONATE", fmt.Sprint(impersonate)).Replace(tenantPlans)
-	for name, content := range map[string][]byte{"muster.yaml": []byte(text), "kubeconfig": s.server.Kubeconfig} {
-		if err := os.WriteFile(d.path(name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, said, err := d.muster(t.Context(), "init", "--repository", d.path("repo"), "--key-file", d.path("muster.key")); err != nil {
-		t.Fatal(err, said)
-	}
-	return d
+	s.t.Helper()
+	return clusterDesk(s.t, s.server.Kubeconfig, strings.ReplaceAll(tenantPlans, "$IMPERSONATE", fmt.Sprint(impersonate)))
 }
 
 // becomeRunner gives the desk the kubeconfig of the runner's account.

@@ -150,9 +150,38 @@ type desk struct {
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
+	return equipped(t, decidingPlans, nil)
+}
+
+const clusterAndRepository = `apiVersion: muster.dev/v1alpha1
+kind: Cluster
+metadata: {name: prod}
+spec: {kubeconfigFile: $DIR/kubeconfig}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Repository
+metadata: {name: vault}
+spec: {url: "file://$DIR/repo", keyFile: $DIR/muster.key}
+---
+`
+
+// clusterDesk has the documents of a cluster and of a repository before the plans.
+func clusterDesk(t *testing.T, kubeconfig []byte, plans string) *desk {
+	t.Helper()
+	return equipped(t, clusterAndRepository+plans, kubeconfig)
+}
+
+// equipped is a desk with documents, in which $DIR is its folder, a kubeconfig if there is one, and a repository.
+func equipped(t *testing.T, documents string, kubeconfig []byte) *desk {
+	t.Helper()
 	d := &desk{t, t.TempDir()}
-	if err := os.WriteFile(d.path("muster.yaml"), []byte(strings.ReplaceAll(decidingPlans, "$DIR", d.dir)), 0o600); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string][]byte{"muster.yaml": []byte(strings.ReplaceAll(documents, "$DIR", d.dir)), "kubeconfig": kubeconfig} {
+		if content == nil {
+			continue
+		}
+		if err := os.WriteFile(d.path(name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, said, err := d.muster(t.Context(), "init", "--repository", d.path("repo"), "--key-file", d.path("muster.key")); err != nil {
 		t.Fatal(err, said)

@@ -175,14 +175,11 @@ func split(resources []Resource) (namespaced, own []Resource) {
 
 // kindsOf keeps the resources of which there is a key.
 func kindsOf(resources []Resource, keys map[Key]bool) []Resource {
-	return slices.DeleteFunc(slices.Clone(resources), func(r Resource) bool {
-		for key := range keys {
-			if key.Group == r.Group && key.Resource == r.Name {
-				return false
-			}
-		}
-		return true
-	})
+	kinds := map[Key]bool{}
+	for key := range keys {
+		kinds[Key{Group: key.Group, Resource: key.Resource}] = true
+	}
+	return slices.DeleteFunc(slices.Clone(resources), func(r Resource) bool { return !kinds[Key{Group: r.Group, Resource: r.Name}] })
 }
 
 // choice reports whether an object is to be stored.

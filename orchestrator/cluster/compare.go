@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,9 +11,7 @@ import (
 	"strings"
 	"sync"
 
-	yamlv3 "go.yaml.in/yaml/v3"
 	"golang.org/x/sync/errgroup"
-	"sigs.k8s.io/yaml"
 
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -299,37 +296,6 @@ func (c *comparison) load(ctx context.Context, entry Entry) (Object, error) {
 		return object, err
 	}
 	return unheld(object), nil
-}
-
-// parseFile reads an object's YAML file.
-func parseFile(path string, text []byte) (Object, error) {
-	if hasAliases(text) {
-		return nil, fault.Newf("read object", fault.Corrupt, path, "it refers to parts of itself: verify the recovery point")
-	}
-	raw, err := yaml.YAMLToJSON(text)
-	if err != nil {
-		// The parser quotes what it cannot read, and that can be a Secret.
-		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not YAML: verify the recovery point")
-	}
-	object, err := decodeObject(raw)
-	if err != nil {
-		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not an object: verify the recovery point")
-	}
-	return object, nil
-}
-
-// hasAliases reports YAML that repeats parts of itself by name, which no capture writes: a few kilobytes
-// of it can stand for more than any memory holds.
-func hasAliases(text []byte) bool {
-	if !bytes.ContainsRune(text, '&') || !bytes.ContainsRune(text, '*') {
-		return false
-	}
-	var document yamlv3.Node
-	return yamlv3.Unmarshal(text, &document) == nil && repeats(&document)
-}
-
-func repeats(node *yamlv3.Node) bool {
-	return node.Kind == yamlv3.AliasNode || slices.ContainsFunc(node.Content, repeats)
 }
 
 func (c *comparison) equal(key Key, digest string) {

@@ -43,13 +43,18 @@ func (r *replay) recorded(key Key) bool {
 	})
 }
 
-// isManager reports the kinds by which GitOps tools manage others.
-func isManager(key Key) bool {
-	switch key.Resource + "." + key.Group {
-	case "applications.argoproj.io", "kustomizations.kustomize.toolkit.fluxcd.io", "helmreleases.helm.toolkit.fluxcd.io":
-		return true
+// gitOpsKinds are those of the objects by which GitOps tools manage others.
+func gitOpsKinds() []manager {
+	return []manager{
+		{ArgoCD, Key{Group: "argoproj.io", Resource: "applications"}},
+		{Flux, Key{Group: "kustomize.toolkit.fluxcd.io", Resource: "kustomizations"}},
+		{Flux, Key{Group: "helm.toolkit.fluxcd.io", Resource: "helmreleases"}},
 	}
-	return false
+}
+
+// managing reports whether an object is of such a kind.
+func managing(key Key) bool {
+	return slices.ContainsFunc(gitOpsKinds(), func(m manager) bool { return m.key.Group == key.Group && m.key.Resource == key.Resource })
 }
 
 type manager struct {
@@ -57,22 +62,29 @@ type manager struct {
 	key  Key
 }
 
-// managers reads the marks of Argo CD (its tracking annotation, or its own label) and of Flux. Argo CD's
-// older mark, app.kubernetes.io/instance, is used by others too, and says nothing.
+// managers reads the marks of Argo CD and of Flux on an object.
 func managers(o Object) []manager {
 	var found []manager
-	tracking, _ := o.annotation("argocd.argoproj.io/tracking-id")
-	application, _, _ := strings.Cut(tracking, ":")
-	if application == "" {
-		application = label(o, "argocd.argoproj.io/instance")
-	}
-	if application != "" {
-		found = append(found, manager{ArgoCD, Key{Group: "argoproj.io", Resource: "applications", Name: application}})
-	}
-	for resource, group := range map[string]string{"kustomizations": "kustomize.toolkit.fluxcd.io", "helmreleases": "helm.toolkit.fluxcd.io"} {
-		if name := label(o, group+"/name"); name != "" {
-			found = append(found, manager{Flux, Key{Group: group, Resource: resource, Namespace: label(o, group+"/namespace"), Name: name}})
+	for _, m := range gitOpsKinds() {
+		if m.tool == ArgoCD {
+			m.key.Name = application(o)
+		} else {
+			m.key.Namespace, m.key.Name = label(o, m.key.Group+"/namespace"), label(o, m.key.Group+"/name")
+		}
+		if m.key.Name != "" {
+			found = append(found, m)
 		}
 	}
 	return found
+}
+
+// application reads Argo CD's tracking annotation, or its own label. Its older mark,
+// app.kubernetes.io/instance, is used by others too, and says nothing.
+func application(o Object) string {
+	tracking, _ := o.annotation("argocd.argoproj.io/tracking-id")
+	name, _, _ := strings.Cut(tracking, ":")
+	if name == "" {
+		return label(o, "argocd.argoproj.io/instance")
+	}
+	return name
 }

@@ -103,8 +103,9 @@ func (o Object) owners() []owner {
 
 func ownerIn(reference Object) owner {
 	controller, _ := reference["controller"].(bool)
+	group, _ := splitVersion(reference.text("apiVersion"))
 	return owner{
-		group: groupOf(reference.text("apiVersion")), kind: reference.kind(), name: reference.text("name"), uid: reference.text("uid"), controller: controller,
+		group: group, kind: reference.kind(), name: reference.text("name"), uid: reference.text("uid"), controller: controller,
 	}
 }
 

@@ -1,9 +1,14 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"slices"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+	"sigs.k8s.io/yaml"
 
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
@@ -97,4 +102,35 @@ func loader(r *repository.Repository) func(context.Context, repository.ID) ([]by
 		text, err := io.ReadAll(reader)
 		return text, errors.Join(err, reader.Close())
 	}
+}
+
+// parseFile reads an object's YAML file.
+func parseFile(path string, text []byte) (Object, error) {
+	if hasAliases(text) {
+		return nil, fault.Newf("read object", fault.Corrupt, path, "it refers to parts of itself: verify the recovery point")
+	}
+	raw, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		// The parser quotes what it cannot read, and that can be a Secret.
+		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not YAML: verify the recovery point")
+	}
+	object, err := decodeObject(raw)
+	if err != nil {
+		return nil, fault.Newf("read object", fault.Corrupt, path, "it is not an object: verify the recovery point")
+	}
+	return object, nil
+}
+
+// hasAliases reports YAML that repeats parts of itself by name, which no capture writes: a few kilobytes
+// of it can stand for more than any memory holds.
+func hasAliases(text []byte) bool {
+	if !bytes.ContainsRune(text, '&') || !bytes.ContainsRune(text, '*') {
+		return false
+	}
+	var document yamlv3.Node
+	return yamlv3.Unmarshal(text, &document) == nil && repeats(&document)
+}
+
+func repeats(node *yamlv3.Node) bool {
+	return node.Kind == yamlv3.AliasNode || slices.ContainsFunc(node.Content, repeats)
 }

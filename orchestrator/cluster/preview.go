@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
 
 	"github.com/pmezard/go-difflib/difflib"
 )
@@ -27,12 +26,8 @@ func Preview(ctx context.Context, config ReplayConfig, tell func(Change) error) 
 	if err != nil {
 		return err
 	}
-	entries, err := r.Select(ctx, r.Selection)
+	tasks, _, err := r.begin(ctx)
 	if err != nil {
-		return err
-	}
-	tasks, _ := r.tasks(entries)
-	if err := r.survey(ctx, tasks); err != nil {
 		return err
 	}
 	all := waves()
@@ -43,7 +38,6 @@ func Preview(ctx context.Context, config ReplayConfig, tell func(Change) error) 
 			return err
 		}
 	}
-	slices.SortFunc(r.extra, func(a, b extra) int { return a.key.Compare(b.key) })
 	for _, e := range r.extra {
 		if err := tell(Change{Key: e.key, Action: "prune"}); err != nil {
 			return err
@@ -81,12 +75,8 @@ func (r *replay) preview(ctx context.Context, t *task, tell func(Change) error) 
 		return err
 	}
 	living["apiVersion"], living["kind"] = w.object["apiVersion"], w.object["kind"]
-	action := w.policy.OnConflict
-	if action == KeepExisting && madeByController(w.key) {
-		action = ReplaceExisting
-	}
 	before, after := stable(r.normalise(w.key, released(living))), stable(r.normalise(w.key, w.object))
-	return tell(Change{Key: w.key, Action: string(action), Diff: diff("in the cluster", "in the recovery point", before, after)})
+	return tell(Change{Key: w.key, Action: string(w.onConflict()), Diff: diff("in the cluster", "in the recovery point", before, after)})
 }
 
 // transformed shows what the transformations make of an object.

@@ -199,7 +199,7 @@ func (n *naming) typed(m map[string]any, path []string) {
 	r := Object(m)
 	group, kind := r.text("apiGroup")+r.text("group"), r.kind()
 	if version := r.text("apiVersion"); version != "" {
-		group = groupOf(version)
+		group, _ = splitVersion(version)
 	}
 	if usual, found := usualKinds[path[len(path)-1]]; found && kind == "" {
 		kind = usual.kind
@@ -267,13 +267,4 @@ func (n *naming) parameters(m map[string]any) {
 			n.add(Key{Resource: "secrets", Namespace: namespace, Name: name}, "parameters", false)
 		}
 	}
-}
-
-// groupOf is the group of an apiVersion.
-func groupOf(apiVersion string) string {
-	group, _, versioned := strings.Cut(apiVersion, "/")
-	if !versioned {
-		return ""
-	}
-	return group
 }

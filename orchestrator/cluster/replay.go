@@ -124,7 +124,7 @@ func newReplay(config ReplayConfig) (*replay, error) {
 		if isDefinition(entry.Key()) {
 			r.custom[definedBy(entry.Name)] = true
 		}
-		if isManager(entry.Key()) {
+		if managing(entry.Key()) {
 			r.managers = append(r.managers, entry.Key())
 		}
 	}
@@ -144,12 +144,8 @@ func newReplay(config ReplayConfig) (*replay, error) {
 }
 
 func (r *replay) run(ctx context.Context) (Replayed, error) {
-	entries, err := r.Select(ctx, r.Selection)
+	tasks, result, err := r.begin(ctx)
 	if err != nil {
-		return Replayed{}, err
-	}
-	tasks, result := r.tasks(entries)
-	if err := r.survey(ctx, tasks); err != nil {
 		return Replayed{}, err
 	}
 	if err := r.lowerQuotas(ctx); err != nil { // that an earlier replay raised and could not set back
@@ -168,6 +164,16 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 		return Replayed{}, err
 	}
 	return r.finish(tasks, result), nil
+}
+
+// begin chooses what is to be replayed, and looks what stands in its place.
+func (r *replay) begin(ctx context.Context) ([]*task, Replayed, error) {
+	entries, err := r.Select(ctx, r.Selection)
+	if err != nil {
+		return nil, Replayed{}, err
+	}
+	tasks, result := r.tasks(entries)
+	return tasks, result, r.survey(ctx, tasks)
 }
 
 // bringAll brings back all objects, and prunes what is no part of them.

@@ -62,10 +62,7 @@ func (r *replay) existing(ctx context.Context, w *want, refused error) (Outcome,
 	if r.digest(w.key, w.object) == r.digest(w.key, living) {
 		return Outcome{Result: Present}, nil
 	}
-	if madeByController(w.key) && w.policy.OnConflict == KeepExisting {
-		return r.replace(ctx, w, living)
-	}
-	switch w.policy.OnConflict {
+	switch w.onConflict() {
 	case SkipExisting:
 		return Outcome{Kept, Conflicting, "it stands there with other content (" + r.differing(w, living) + ")"}, nil
 	case UpdateExisting:
@@ -81,6 +78,15 @@ func (r *replay) existing(ctx context.Context, w *want, refused error) (Outcome,
 	}
 	return Outcome{Failed, Conflicting, fmt.Sprintf(
 		"it stands there with other content (%s) and was kept: replay again with onConflict: replace, or delete it first", r.differing(w, living))}, nil
+}
+
+// onConflict is what becomes of what stands in the object's place. What every cluster makes by itself is
+// there for people to change: keeping it would lose their changes.
+func (w *want) onConflict() Conflict {
+	if w.policy.OnConflict == KeepExisting && madeByController(w.key) {
+		return ReplaceExisting
+	}
+	return w.policy.OnConflict
 }
 
 func (r *replay) differing(w *want, living Object) string {

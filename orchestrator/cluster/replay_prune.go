@@ -3,13 +3,11 @@ package cluster
 import (
 	"context"
 	"net/http"
-	"slices"
 )
 
 // prune deletes what stands in the replayed namespaces and is not in the recovery point, where a policy
 // says so, as far as it is still the object that the survey met.
 func (r *replay) prune(ctx context.Context) error {
-	slices.SortFunc(r.extra, func(a, b extra) int { return a.key.Compare(b.key) })
 	for _, e := range r.extra {
 		err := r.delete(ctx, e.resource, e.key, e.uid)
 		switch {

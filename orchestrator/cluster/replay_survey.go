@@ -62,7 +62,9 @@ func (r *replay) survey(ctx context.Context, tasks []*task) error {
 			})
 		}
 	}
-	return group.Wait()
+	err := group.Wait()
+	slices.SortFunc(r.extra, func(a, b extra) int { return a.key.Compare(b.key) })
+	return err
 }
 
 // surveyed are the lists that show what stands in the namespaces: of each, while they are few, for tenants

@@ -118,8 +118,8 @@ func (p *etcdTestProgress) Report(finding orchestrator.Finding) {
 	p.findings = append(p.findings, finding)
 }
 
-// etcdTestRun is a run with a repository of its own and a log that is kept.
-func etcdTestRun(t *testing.T) (run *orchestrator.Run, log *bytes.Buffer) {
+// newRepository makes an empty repository and tells how to open it.
+func newRepository(t *testing.T) repository.Config {
 	t.Helper()
 	key, err := repository.NewKey()
 	if err != nil {
@@ -129,7 +129,13 @@ func etcdTestRun(t *testing.T) (run *orchestrator.Run, log *bytes.Buffer) {
 	if err := repository.Create(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	opened, err := repository.Open(t.Context(), config)
+	return config
+}
+
+// etcdTestRun is a run with a repository of its own and a log that is kept.
+func etcdTestRun(t *testing.T) (run *orchestrator.Run, log *bytes.Buffer) {
+	t.Helper()
+	opened, err := repository.Open(t.Context(), newRepository(t))
 	if err != nil {
 		t.Fatal(err)
 	}

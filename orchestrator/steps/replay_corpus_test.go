@@ -90,18 +90,11 @@ type corpusSite struct {
 
 func newCorpusSite(t *testing.T) *corpusSite {
 	t.Helper()
-	key, err := repository.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &corpusSite{
-		repository: repository.Config{URL: "file://" + t.TempDir(), Key: key, CacheDir: t.TempDir(), Now: time.Now},
+		repository: newRepository(t),
 		key:        filepath.Join(t.TempDir(), "key"), // never read: the site opens the repository itself
 	}
 	if err := os.WriteFile(s.key, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := repository.Create(t.Context(), s.repository); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)

@@ -45,16 +45,9 @@ type volumeSite struct {
 func newVolumeSite(t *testing.T, namespace string, storages ...string) *volumeSite {
 	t.Helper()
 	w, client := inCluster(t, namespace)
-	key, err := repository.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &volumeSite{client: client, namespace: namespace, kubeconfig: w.Cluster.Spec.KubeconfigFile,
 		backends: map[string]*mem.Backend{}, provided: map[string]providers.Provider{},
-		config: repository.Config{URL: "file://" + t.TempDir(), Key: key, CacheDir: t.TempDir(), Now: time.Now},
-	}
-	if err := repository.Create(t.Context(), s.config); err != nil {
-		t.Fatal(err)
+		config: newRepository(t),
 	}
 	for _, name := range storages {
 		made, err := mem.NewBackend(time.Now)
@@ -64,11 +57,12 @@ func newVolumeSite(t *testing.T, namespace string, storages ...string) *volumeSi
 		s.backends[name] = made
 		t.Cleanup(func() { _ = made.Close() })
 	}
-	s.store, err = journal.Open(t.Context(), journal.Config{Directory: t.TempDir(), Owner: "test", Log: slog.New(slog.DiscardHandler)})
+	store, err := journal.Open(t.Context(), journal.Config{Directory: t.TempDir(), Owner: "test", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.store.Close() })
+	t.Cleanup(func() { _ = store.Close() })
+	s.store = store
 	return s
 }
 

@@ -46,13 +46,18 @@ type etcdBench struct {
 	bytes         int64
 }
 
-func prepareEtcdSnapshot(ctx context.Context, on *stage) (sides, error) {
-	programs, err := testenv.Programs(ctx, say)
-	if err != nil {
-		return sides{}, err
+// startEtcd starts an empty etcd; programs is the folder of its own.
+func startEtcd(ctx context.Context, on *stage) (e *etcdBench, programs string, err error) {
+	if programs, err = testenv.Programs(ctx, say); err != nil {
+		return nil, "", err
 	}
-	e := &etcdBench{on: on, etcdctl: filepath.Join(programs, "etcdctl")}
-	if err := e.start(filepath.Join(programs, "etcd")); err != nil {
+	e = &etcdBench{on: on, etcdctl: filepath.Join(programs, "etcdctl")}
+	return e, programs, e.start(filepath.Join(programs, "etcd"))
+}
+
+func prepareEtcdSnapshot(ctx context.Context, on *stage) (sides, error) {
+	e, _, err := startEtcd(ctx, on)
+	if err != nil {
 		return sides{}, err
 	}
 	if err := e.fill(ctx); err != nil {

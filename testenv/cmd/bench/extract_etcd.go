@@ -18,7 +18,6 @@ import (
 
 	"github.com/musterdr/muster/orchestrator/etcd"
 	"github.com/musterdr/muster/orchestrator/etcd/registry"
-	"github.com/musterdr/muster/testenv"
 )
 
 func extractEtcd() benchmark {
@@ -44,12 +43,8 @@ type extractBench struct {
 }
 
 func prepareExtractEtcd(ctx context.Context, on *stage) (sides, error) {
-	programs, err := testenv.Programs(ctx, say)
+	e, programs, err := startEtcd(ctx, on)
 	if err != nil {
-		return sides{}, err
-	}
-	e := &etcdBench{on: on, etcdctl: filepath.Join(programs, "etcdctl")}
-	if err := e.start(filepath.Join(programs, "etcd")); err != nil {
 		return sides{}, err
 	}
 	client, err := e.client(ctx)
