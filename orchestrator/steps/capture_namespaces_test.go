@@ -24,8 +24,8 @@ import (
 )
 
 // TestCaptureIsTheSnapshot captures a cluster that holds every case of the corpus, and to which a client
-// writes 200 times a second, at the revision of an etcd snapshot: the API server lists what the
-// snapshot holds, object by object, for all kinds.
+// writes all the time, at the revision of an etcd snapshot after which 200 writes have come: the API
+// server lists what the snapshot holds, object by object, for all kinds.
 func TestCaptureIsTheSnapshot(t *testing.T) {
 	server := apiserver.Need(t, apiserver.Config{Controllers: true})
 	config := restOf(t, server)
@@ -51,19 +51,19 @@ func TestCaptureIsTheSnapshot(t *testing.T) {
 	before := writing.until(t, func(w written) bool { return w.count >= 200 })
 	began := time.Now()
 	snapshot, revision := takeSnapshot(t, server.Etcd)
+	// A quick capture would otherwise find the cluster hardly changed since the snapshot.
+	after := writing.until(t, func(w written) bool { return w.newest > revision })
+	writing.until(t, func(w written) bool { return w.count >= after.count+200 })
 	kept := &indexKept{}
 	captured, err := cluster.Capture(t.Context(), cluster.CaptureConfig{Client: client, Store: kept, Revision: revision, Progress: &etcdTestProgress{}, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	meanwhile := writing.until(t, func(w written) bool { return w.newest > revision })
+	meanwhile := writing.until(t, func(w written) bool { return w.count > after.count+200 })
 	writes := meanwhile.count - before.count
 	rate := float64(writes) / time.Since(began).Seconds()
 	writing.stop(t)
 	fmt.Printf("capture at revision %d: %d writes meanwhile, %.0f a second, up to revision %d\n", revision, writes, rate, meanwhile.newest)
-	if writes < 50 { // how many a second depends on the machine
-		t.Errorf("%d writes while it was captured say little", writes)
-	}
 	listed, err := cluster.ReadIndex(&kept.index)
 	if err != nil {
 		t.Fatal(err)
