@@ -187,6 +187,30 @@ func TestRunEnds(t *testing.T) {
 	}
 }
 
+// TestRunAndItsInput is about input that stays open, is not read, or fails; it hangs when one is waited for.
+func TestRunAndItsInput(t *testing.T) {
+	l := needLab(t)
+	h := dial(t, l, "host-one")
+	from, to := io.Pipe()
+	defer from.Close()
+	go func() { _, _ = io.WriteString(to, "go\n") }()
+	if err := h.Run(t.Context(), Command{Script: "read x; [ $x = go ]", Stdin: from}); err != nil {
+		t.Errorf("an input that stays open: %v", err)
+	}
+	endless := readerFunc(func(p []byte) (int, error) { return len(p), nil })
+	if err := h.Run(t.Context(), Command{Script: "head -c 3000000 >/dev/null", Stdin: endless}); err != nil {
+		t.Errorf("an input that is not read to its end: %v", err)
+	}
+	broken := errors.New("broken")
+	failing := io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) { return 0, broken }))
+	if err := h.Run(t.Context(), Command{Script: "rm -f /tmp/whole; cat; touch /tmp/whole", Stdin: failing}); !errors.Is(err, broken) {
+		t.Errorf("an input that fails: %v", err)
+	}
+	if got := run(t, h, "[ ! -e /tmp/whole ] || echo taken"); got != "" {
+		t.Error("the failure was taken for the end of the input")
+	}
+}
+
 func TestFullMachine(t *testing.T) {
 	l := needLab(t)
 	h := dial(t, l, "host-one")

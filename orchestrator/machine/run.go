@@ -19,6 +19,9 @@ import (
 // Command is a shell script with its streams.
 type Command struct {
 	Script string
+	// Stdin may stay open when the script has ended: Run does not wait for a read that is under way then,
+	// and what that read gives is lost. When Stdin fails, the script is ended before it can take that for
+	// the end of its input, and Run returns the failure.
 	Stdin  io.Reader
 	Stdout io.Writer
 	// Stderr takes standard error; nil throws it away but for its end, which the error then holds.
@@ -43,11 +46,16 @@ func (h *Host) Run(ctx context.Context, command Command) error {
 	defer diagnostics.close()
 	kept := &bounded{limit: stderrBytes}
 	leader := &Leader{To: io.MultiWriter(kept, diagnostics)}
-	session.Stdin, session.Stdout, session.Stderr = command.Stdin, out, leader
+	session.Stdout, session.Stderr = out, leader
+	feed, err := feeder(session, command.Stdin)
+	if err != nil {
+		return fault.New("run on machine", fault.Internal, h.machine.Name, err)
+	}
 	// sshd makes the shell the leader of a process group; its number comes first.
 	if err := session.Start(Announce + "exec " + h.shell(command.Script)); err != nil {
 		return fault.New("run on machine", fault.Transient, h.machine.Name, err)
 	}
+	go feed(give)
 	ended := make(chan error, 1)
 	go func() { ended <- session.Wait() }()
 	select {
@@ -57,9 +65,25 @@ func (h *Host) Run(ctx context.Context, command Command) error {
 		}
 		return h.exitFault(err, kept.String(), command.Stderr != nil)
 	case <-ctx.Done():
-		h.end(leader.Group(), ended)
+		h.end(leader, ended)
 		return endedBy(h.machine.Name, context.Cause(ctx))
 	}
+}
+
+// feeder returns what copies a script's input. The session's own copy would show a failure as the end of
+// the input, and call it a failure when a script has ended without reading all.
+func feeder(session *ssh.Session, stdin io.Reader) (func(give context.CancelCauseFunc), error) {
+	if stdin == nil {
+		return func(context.CancelCauseFunc) {}, nil // the session shows an empty one
+	}
+	to, err := session.StdinPipe()
+	return func(give context.CancelCauseFunc) {
+		if _, err := io.Copy(to, stdin); err != nil && !errors.Is(err, io.EOF) { // EOF: nobody reads any more
+			give(err)
+			return
+		}
+		_ = to.Close() // it may be gone
+	}, err
 }
 
 func (h *Host) shell(script string) string {
@@ -73,21 +97,34 @@ func (h *Host) shell(script string) string {
 const endWithin = 3 * time.Second
 
 // end ends a process group by a session of its own: sshd passes no signals on for root, and closing
-// the session leaves running what does not write.
-func (h *Host) end(group string, ended <-chan error) {
+// the session leaves running what does not write. A script that has yet to begin is waited for.
+func (h *Host) end(leader *Leader, ended <-chan error) {
+	if gone := endsWithin(ended, leader.Begun()); gone {
+		return
+	}
 	for _, signal := range []string{"TERM", "KILL"} {
+		group := leader.Group()
 		if session, err := h.client.NewSession(); err == nil && group != "" {
 			_ = session.Run(h.shell("kill -s " + signal + " -- -" + group)) // it may have ended
 			_ = session.Close()
 		}
-		timer := time.NewTimer(endWithin)
-		select {
-		case <-ended:
-			timer.Stop()
+		if gone := endsWithin(ended, nil); gone {
 			return
-		case <-timer.C:
 		}
 	}
+}
+
+// endsWithin waits endWithin at most, or for the other channel.
+func endsWithin(ended <-chan error, other <-chan struct{}) bool {
+	timer := time.NewTimer(endWithin)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-other:
+	case <-timer.C:
+	}
+	return false
 }
 
 // output hands on what a script writes, and ends the script when nobody takes it any more: it would
@@ -129,6 +166,7 @@ type Leader struct {
 	mu    sync.Mutex
 	line  []byte
 	known bool
+	begun chan struct{} // for who asks
 }
 
 // Write implements io.Writer.
@@ -139,9 +177,25 @@ func (l *Leader) Write(p []byte) (int, error) {
 	if !l.known {
 		line, rest, found := bytes.Cut(p, []byte("\n"))
 		l.line, l.known, p = append(l.line, line...), found, rest
+		if found && l.begun != nil {
+			close(l.begun)
+		}
 	}
 	_, err := l.To.Write(p)
 	return n, err
+}
+
+// Begun is closed when the script has begun.
+func (l *Leader) Begun() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.begun == nil {
+		l.begun = make(chan struct{})
+		if l.known {
+			close(l.begun)
+		}
+	}
+	return l.begun
 }
 
 // Group is empty before the script has begun.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/secret"
+	"github.com/musterdr/muster/orchestrator/shell"
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -95,14 +96,6 @@ func (p commandPlace) String() string {
 	}
 }
 
-// job is a program with all that it needs.
-type job struct {
-	Program
-	directory      string
-	env            map[string]string // secrets among them
-	stdout, stderr capture
-}
-
 // Do runs the program, unless a receipt says that it ran.
 func (s *RunCommand) Do(ctx context.Context, run *orchestrator.Run, prior orchestrator.Receipt) (orchestrator.Receipt, error) {
 	if len(prior) > 0 {
@@ -122,35 +115,38 @@ func (s *RunCommand) execute(ctx context.Context, run *orchestrator.Run, program
 		return commandReceipt{}, err
 	}
 	limit := cmp.Or(s.MaxOutput, defaultOutput)
-	j := job{Program: program, directory: s.Directory, env: commandEnv(run), stdout: newCapture(limit, mask), stderr: newCapture(limit, mask)}
-	maps.Copy(j.env, extra)
-	maps.Copy(j.env, s.Env)
-	maps.Copy(j.env, secrets)
+	stdout, stderr := newCapture(limit, mask), newCapture(limit, mask)
+	script := shell.Script{
+		Text: program.Script, Command: program.Command, Directory: s.Directory, Env: commandEnv(run), Stdout: stdout, Stderr: stderr,
+	}
+	maps.Copy(script.Env, extra)
+	maps.Copy(script.Env, s.Env)
+	maps.Copy(script.Env, secrets)
 	began := run.Now()
-	place, code, err := s.start(ctx, run, j, before)
+	place, code, err := s.start(ctx, run, script, before)
 	if err != nil {
 		return commandReceipt{}, mask.Error(err)
 	}
-	_ = j.stdout.Close() // what it writes to takes everything
-	_ = j.stderr.Close()
+	_ = stdout.Close() // what it writes to takes everything
+	_ = stderr.Close()
 	r := commandReceipt{
-		Ran: place, Exit: code, Stdout: j.stdout.kept.String(), Stderr: j.stderr.kept.String(),
-		Cut: j.stdout.kept.cut() || j.stderr.kept.cut(), Seconds: run.Now().Sub(began).Seconds(), Token: token(run, forDoing),
+		Ran: place, Exit: code, Stdout: stdout.kept.String(), Stderr: stderr.kept.String(),
+		Cut: stdout.kept.cut() || stderr.kept.cut(), Seconds: run.Now().Sub(began).Seconds(), Token: token(run, forDoing),
 	}
-	if !j.stdout.kept.cut() {
+	if !stdout.kept.cut() {
 		r.JSON = objectIn(r.Stdout)
 	}
 	return r, mask.Error(s.judge(r))
 }
 
-func (s *RunCommand) start(ctx context.Context, run *orchestrator.Run, j job, before commandPlace) (commandPlace, int, error) {
+func (s *RunCommand) start(ctx context.Context, run *orchestrator.Run, script shell.Script, before commandPlace) (commandPlace, int, error) {
 	switch s.On {
 	case OnMachine:
-		return runOnMachine(ctx, run, s.Machine, j)
+		return runOnMachine(ctx, run, s.Machine, script)
 	case InPod:
-		return runInPod(ctx, run, *s.Pod, before, j)
+		return runInPod(ctx, run, *s.Pod, before, script)
 	default:
-		return runOnRunner(ctx, j)
+		return runOnRunner(ctx, script)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/machine"
 	"github.com/musterdr/muster/orchestrator/secret"
+	"github.com/musterdr/muster/orchestrator/shell"
 	"github.com/musterdr/muster/providers/fault"
 )
 
@@ -138,7 +139,6 @@ func (s *RunCommand) checkPlace() error {
 
 // checkRunner looks for programs that PATH should hold.
 func (s *RunCommand) checkRunner() error {
-	env := runnerEnv(s.Env)
 	programs := []Program{s.Program}
 	if s.Reverse != nil {
 		programs = append(programs, *s.Reverse)
@@ -147,7 +147,7 @@ func (s *RunCommand) checkRunner() error {
 		if len(p.Command) == 0 {
 			continue
 		}
-		if _, err := lookPath(p.Command[0], env["PATH"]); err != nil {
+		if _, err := (shell.Runner{}).LookPath(p.Command[0], s.Env); err != nil {
 			return err
 		}
 	}

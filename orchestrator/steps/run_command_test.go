@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/musterdr/muster/orchestrator/shell"
 	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 )
@@ -189,7 +190,7 @@ func TestRunCommandEndsWithItsContext(t *testing.T) {
 	cancel(fault.Newf("run step", fault.Transient, "own", "not done after its timeout of 1s"))
 	err := <-ended
 	wantFault(t, err, fault.Transient, "not done after its timeout")
-	if took := time.Since(began); survives(child) || took < processGrace || took > processGrace+2*time.Second {
+	if took := time.Since(began); survives(child) || took < shell.Grace || took > shell.Grace+2*time.Second {
 		t.Errorf("after %s the child that ignores TERM lives: %v", took, alive(child))
 	}
 	// One that obeys is not waited for.
@@ -199,7 +200,7 @@ func TestRunCommandEndsWithItsContext(t *testing.T) {
 	go func() { _, err := step.Do(ctx, newWatched().Run, nil); ended <- err }()
 	child, began = numberFrom(t, told), time.Now()
 	stop()
-	if err := <-ended; !fault.Is(err, fault.Transient) || survives(child) || time.Since(began) > processGrace/2 {
+	if err := <-ended; !fault.Is(err, fault.Transient) || survives(child) || time.Since(began) > shell.Grace/2 {
 		t.Errorf("after %s: %v, lives: %v", time.Since(began), err, alive(child))
 	}
 }

@@ -180,7 +180,7 @@ func (w *waiting) poll(ctx context.Context, look func(context.Context) error) er
 		if ctx.Err() == nil { // else the look was cut off, and tells nothing
 			w.see(err.Error())
 		}
-		within(w.every, ctx.Done(), nil)
+		pause(ctx, w.every)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -214,3 +214,13 @@ func (s *WaitFor) Verify(context.Context, *orchestrator.Run, orchestrator.Receip
 
 // Undo does nothing: Do changed nothing.
 func (s *WaitFor) Undo(context.Context, *orchestrator.Run, orchestrator.Receipt) error { return nil }
+
+// pause waits, though not longer than ctx lasts.
+func pause(ctx context.Context, limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

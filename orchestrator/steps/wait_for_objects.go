@@ -99,7 +99,7 @@ func (s *WaitFor) waitForObjects(ctx context.Context, run *orchestrator.Run, w *
 			return err
 		}
 		w.see(err.Error())
-		within(w.every, ctx.Done(), nil)
+		pause(ctx, w.every)
 	}
 }
 

@@ -244,7 +244,7 @@ func (c call) judge(ctx context.Context, a answer, want statuses) error {
 		return nil
 	}
 	if wait := patience(a); wait > 0 {
-		within(wait, ctx.Done(), nil)
+		pause(ctx, wait)
 	}
 	said := ""
 	if text := lastLines(a.body); text != "" {

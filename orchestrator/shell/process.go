@@ -1,4 +1,4 @@
-package steps
+package shell
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,20 +21,20 @@ import (
 	"github.com/musterdr/muster/providers/fault"
 )
 
-const (
-	// processGrace is the time between the request to end and the end.
-	processGrace = 5 * time.Second
-	// processLinger is how long output is awaited of what a program has left running in its group.
-	processLinger = time.Second
-)
+// Grace is the time that a script on the runner has between the request to end and the end.
+const Grace = 5 * time.Second
 
-// process is a program on the runner's own machine. It gets a process group of its own, no input, and
-// no file descriptor but its output.
+// processLinger is how long output is awaited of what a program has left running in its group.
+const processLinger = time.Second
+
+// process is a program on the runner's own machine. It gets a process group of its own, and no file
+// descriptor but its input and output.
 type process struct {
 	path   string // of the program; a relative one counts from dir
 	argv   []string
 	dir    string
 	env    []string
+	stdin  io.Reader // nil is empty
 	stdout io.Writer
 	stderr io.Writer
 }
@@ -47,10 +48,20 @@ func (p process) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fault.New("run program", fault.Internal, p.path, err)
 	}
+	in, err := newFeed(p.stdin)
+	if err != nil {
+		out.started()
+		out.stop()
+		return 0, fault.New("run program", fault.Internal, p.path, err)
+	}
+	defer in.stop()
 	command := &exec.Cmd{
 		Path: p.path, Args: p.argv, Dir: p.dir, Env: p.env, Stdout: out.write[0], Stderr: out.write[1],
 		// A program does not outlive its runner: whoever resumes the run starts it again.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if in.read != nil {
+		command.Stdin = in.read
 	}
 	keepFiles()
 	err = command.Start()
@@ -59,6 +70,7 @@ func (p process) run(ctx context.Context) (int, error) {
 		out.stop()
 		return 0, startFault(p.path, err)
 	}
+	in.started()
 	exited := exitOf(command.Process.Pid)
 	ended := p.await(ctx, command.Process.Pid, exited, out)
 	// The leader is not waited for yet, so that its number can't belong to another group.
@@ -98,7 +110,7 @@ func (p process) await(ctx context.Context, pid int, exited <-chan struct{}, out
 	case <-ctx.Done():
 	}
 	_ = syscall.Kill(-pid, syscall.SIGTERM) // it may have ended
-	grace := time.NewTimer(processGrace)
+	grace := time.NewTimer(Grace)
 	defer grace.Stop()
 	for _, end := range []<-chan struct{}{exited, out.done} {
 		select {
@@ -160,10 +172,47 @@ func startFault(path string, err error) error {
 	return fault.New("start program", kind, path, err)
 }
 
-// drain copies a program's output from pipes.
+// feed copies a program's input into a pipe; without input there is no pipe.
+type feed struct {
+	from        io.Reader
+	read, write *os.File
+}
+
+func newFeed(from io.Reader) (*feed, error) {
+	f := &feed{from: from}
+	if from == nil {
+		return f, nil
+	}
+	var err error
+	f.read, f.write, err = os.Pipe()
+	return f, err
+}
+
+// started gives up the side that the program has now, and begins.
+func (f *feed) started() {
+	if f.read == nil {
+		return
+	}
+	_ = f.read.Close()
+	go func() {
+		_, _ = io.Copy(f.write, f.from) // what fails here is the program that reads no more; the rest is input's
+		_ = f.write.Close()
+	}()
+}
+
+// stop ends a write, though not a read that somebody else has yet to answer.
+func (f *feed) stop() {
+	if f.read != nil {
+		_ = f.read.Close()
+		_ = f.write.Close()
+	}
+}
+
+// drain copies a program's output from pipes, no faster than it is taken.
 type drain struct {
 	read, write [2]*os.File
 	copying     sync.WaitGroup
+	stopping    atomic.Bool
 	done        chan struct{} // closed when nobody can write any more
 }
 
@@ -179,10 +228,47 @@ func newDrain(to ...io.Writer) (*drain, error) {
 		}
 	}
 	for i, w := range to {
-		d.copying.Go(func() { _, _ = io.Copy(w, d.read[i]) }) // it ends with the pipe, or with stop
+		d.copying.Go(func() { d.copy(w, d.read[i]) })
 	}
 	go func() { d.copying.Wait(); close(d.done) }()
 	return d, nil
+}
+
+// copy ends with the pipe or, after stop, with what the pipe holds then.
+func (d *drain) copy(to io.Writer, from *os.File) {
+	buffer := make([]byte, copyBytes)
+	for !d.stopping.Load() {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			_, _ = to.Write(buffer[:n]) // an output that fails says so itself, and throws away what follows
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
+	for left := pending(from); left > 0; {
+		_ = from.SetReadDeadline(time.Time{}) // stop may set one again in between
+		n, err := from.Read(buffer[:min(left, copyBytes)])
+		_, _ = to.Write(buffer[:n])
+		left -= n
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
+}
+
+const copyBytes = 64 << 10 // as much as a pipe holds
+
+// pending is how many bytes a pipe holds.
+func pending(pipe *os.File) (n int) {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) // a pipe knows it
+	})
+	return n
 }
 
 // started gives up the side that the program has now.
@@ -192,14 +278,18 @@ func (d *drain) started() {
 	}
 }
 
-// stop returns when nothing is copied any more, although somebody outside the group may still hold
-// the pipes.
+// stop returns when all that the program wrote is copied, although somebody outside the group may
+// still hold the pipes. It waits for a slow writer as long as that takes.
 func (d *drain) stop() {
 	within(processLinger, d.done, nil)
+	d.stopping.Store(true)
+	for _, f := range d.read {
+		_ = f.SetReadDeadline(time.Unix(1, 0)) // ends a read that waits; copy looks for stopping then
+	}
+	<-d.done
 	for _, f := range d.read {
 		_ = f.Close()
 	}
-	<-d.done
 }
 
 // lookPath finds a program in a PATH; a name with a slash is taken as it is.
