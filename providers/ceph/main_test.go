@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // dir is where the cluster of this package lies, also after a crash: the next run sweeps it.
-func dir() string { return filepath.Join(os.TempDir(), "muster-providers-ceph") }
+func dir() string { return filepath.Join(testceph.Memory(), "muster-providers-ceph") }
 
 // need is the cluster, with two pools, a namespace, a CephFS, and the user that the documentation describes.
 func need(t testing.TB) *testceph.Cluster {
