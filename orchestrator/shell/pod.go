@@ -44,6 +44,9 @@ func (p Pod) exec(ctx context.Context, script string, stdin io.Reader, stdout, s
 // Run keeps the container's own environment. The shell says itself how the program ended, since a
 // connection that breaks can look like a good end; and its processes are ended by a call of their own,
 // since nothing else ends them.
+//
+// Of a script that ends without reading an input that goes on, the API server sometimes does not tell the
+// end until a write to it has timed out: Run then returns a minute later, with the right code.
 func (p Pod) Run(ctx context.Context, script Script) (int, error) {
 	if err := script.check(p); err != nil {
 		return 0, err
