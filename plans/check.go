@@ -184,6 +184,7 @@ func (c *checker) documents(into *Checked) {
 		same(c, included, KindRepository, "repository", spec.Repository, into.Repository, c.set.Repositories)
 		same(c, included, KindMachines, "machines", spec.Machines, into.Machines, c.set.Machines)
 	}
+	into.Cluster = c.set.withEngines(into.Cluster)
 }
 
 func reference[T any](c *checker, kind, field, name string, documents map[string]*T) *T {

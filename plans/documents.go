@@ -48,6 +48,10 @@ type ClusterSpec struct {
 	Machines []Machine `yaml:"machines,omitempty" json:"machines,omitempty"`
 	// Storage are the backends whose volumes the cluster uses.
 	Storage []Storage `yaml:"storage,omitempty" json:"storage,omitempty"`
+	// Databases are the database servers whose content is captured with their engines' own tools.
+	Databases []Database `yaml:"databases,omitempty" json:"databases,omitempty"`
+	// Engines are the DatabaseEngine documents that Databases name. Check fills it in.
+	Engines []Engine `yaml:"-" json:"engines,omitempty"`
 }
 
 // Storage is a backend that a provider reaches. In a Machines document it is where the volumes of the

@@ -29,6 +29,7 @@ const (
 	KindRepository = "Repository"
 	KindMachines   = "Machines"
 	KindPlan       = "Plan"
+	KindEngine     = "DatabaseEngine"
 )
 
 // Set holds documents by kind and name. A caller may add documents that it made itself; they have
@@ -38,6 +39,7 @@ type Set struct {
 	Repositories map[string]*Repository
 	Machines     map[string]*Machines
 	Plans        map[string]*Plan
+	Engines      map[string]*Engine
 
 	sources map[any]*source // by the document's pointer
 }
@@ -46,7 +48,7 @@ type Set struct {
 func NewSet() *Set {
 	return &Set{
 		Clusters: map[string]*Cluster{}, Repositories: map[string]*Repository{},
-		Machines: map[string]*Machines{}, Plans: map[string]*Plan{},
+		Machines: map[string]*Machines{}, Plans: map[string]*Plan{}, Engines: map[string]*Engine{},
 		sources: map[any]*source{},
 	}
 }
@@ -195,12 +197,16 @@ func (r *reader) document(from *source, folder string, decoder *decoder) {
 		add(r, decoder, from, r.set.Machines, check.machinesDocument)
 	case KindPlan:
 		add(r, decoder, from, r.set.Plans, check.plan)
+	case KindEngine:
+		add(r, decoder, from, r.set.Engines, check.engine)
 	default:
 		r.problems.add(from.at("kind"), "unknown kind %q%s", kind.Value, suggest(kind.Value, kinds()))
 	}
 }
 
-func kinds() []string { return []string{KindCluster, KindRepository, KindMachines, KindPlan} }
+func kinds() []string {
+	return []string{KindCluster, KindRepository, KindMachines, KindPlan, KindEngine}
+}
 
 func (r *reader) version(from *source) bool {
 	version := child(from.root, "apiVersion")

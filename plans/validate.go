@@ -56,6 +56,7 @@ func (v *validator) cluster(c *Cluster) Metadata {
 	v.ssh(&spec.SSH, "spec", "ssh")
 	v.machines(spec.Machines)
 	v.storage(spec.Storage)
+	v.databases(spec)
 	for i, m := range spec.Machines {
 		if m.Replaces != "" {
 			v.refuse("replaces is for the machines of a Machines document", "spec", "machines", i, "replaces")

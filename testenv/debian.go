@@ -2,11 +2,14 @@ package testenv
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 )
 
-// Install makes sure that Debian packages are on this machine. One installs at a time: apt does not wait.
+// Install makes sure that Debian packages are on this machine, and that no service of theirs starts by itself. One
+// installs at a time: apt does not wait.
 func Install(ctx context.Context, packages ...string) error {
 	cache, err := CacheDir()
 	if err != nil {
@@ -27,6 +30,11 @@ func Install(ctx context.Context, packages ...string) error {
 	if len(missing) == 0 {
 		return nil
 	}
+	allowed, err := refuseServices()
+	if err != nil {
+		return err
+	}
+	defer allowed()
 	args := append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)
 	if _, err := command(ctx, nil, "apt-get", args...); err == nil {
 		return nil
@@ -36,4 +44,19 @@ func Install(ctx context.Context, packages ...string) error {
 	}
 	_, err = command(ctx, nil, "apt-get", args...)
 	return err
+}
+
+// refuseServices keeps packages from starting their services while they are installed, unless the machine has
+// a policy of its own.
+func refuseServices() (allow func(), err error) {
+	const policy = "/usr/sbin/policy-rc.d"
+	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, os.ErrExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
+	return func() { _ = os.Remove(policy) }, errors.Join(err, f.Close())
 }

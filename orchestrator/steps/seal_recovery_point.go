@@ -79,7 +79,7 @@ func (s *SealRecoveryPoint) seal(ctx context.Context, run *orchestrator.Run, sou
 func sealLayers(source sealSource) (repository.Manifest, []repository.Subtree, error) {
 	var manifest repository.Manifest
 	var subtrees []repository.Subtree
-	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes} {
+	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes, sealDatabases} {
 		more, err := gather(source, &manifest)
 		if err != nil {
 			return manifest, nil, err
@@ -166,6 +166,9 @@ func sealInstant(m repository.Manifest) (time.Time, float64) {
 	for _, volume := range m.Volumes {
 		times = append(times, volume.Instant)
 	}
+	for _, database := range m.Databases {
+		times = append(times, database.Taken)
+	}
 	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	instant := times[0]
 	if instants == 0 {
@@ -243,6 +246,14 @@ func sealedContents(m repository.Manifest) []repository.Content {
 		}
 		if volume.Files != nil {
 			out = append(out, volume.Files.Archive, volume.Files.Index)
+		}
+	}
+	for _, database := range m.Databases {
+		for _, part := range database.Parts {
+			out = append(out, part.Content)
+		}
+		if database.Digests != nil {
+			out = append(out, *database.Digests)
 		}
 	}
 	return out

@@ -3,14 +3,18 @@ package repository
 import "time"
 
 // ManifestVersion is the newest manifest format that this program reads. Seal writes the oldest that a
-// manifest's content allows: 2 with volumes, else 1.
-const ManifestVersion = 2
+// manifest's content allows: 3 with databases, 2 with volumes, else 1.
+const ManifestVersion = 3
 
 func (m Manifest) oldestVersion() int {
-	if len(m.Volumes) > 0 {
+	switch {
+	case len(m.Databases) > 0:
+		return 3
+	case len(m.Volumes) > 0:
 		return 2
+	default:
+		return 1
 	}
-	return 1
 }
 
 // Manifest describes one recovery point: manifest.json at the point's root. docs/formats/manifest.md is its
@@ -31,7 +35,8 @@ type Manifest struct {
 	// VolumesLeft names volumes of the cluster that were not captured, and why.
 	VolumesLeft []LeftOut `json:"volumesLeft,omitempty"`
 	// CloudMachines are machines that can be made again with the volumes that were captured of them.
-	CloudMachines []CloudMachine `json:"cloudMachines,omitempty"`
+	CloudMachines []CloudMachine  `json:"cloudMachines,omitempty"`
+	Databases     []DatabaseLayer `json:"databases,omitempty"`
 
 	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
 	// revision. RPO is counted from here.

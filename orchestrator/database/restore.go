@@ -1,0 +1,156 @@
+package database
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+)
+
+// RestoreConfig says what is brought back.
+type RestoreConfig struct {
+	Mode  string
+	Parts []Part
+	Facts map[string]string
+	Open  func(ctx context.Context, part Part) (io.ReadCloser, error)
+	// Replace overwrites what the target holds. Without it, a target with data is refused.
+	Replace  bool
+	Settings map[string]string // for the scripts: a target of recovery, as "UNTIL_TIME"
+	Progress Progress
+}
+
+// CheckTarget finds everything that would make a restore fail, or lose what the target holds.
+func (s *Server) CheckTarget(ctx context.Context, config RestoreConfig) ([]Problem, error) {
+	_, mode, err := s.Mode(config.Mode)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.ask(ctx, call{op: "check target", script: s.tools() + mode.Target, parts: config.Parts, facts: config.Facts, env: config.Settings})
+	if !config.Replace {
+		return t.problems, err
+	}
+	return slices.DeleteFunc(t.problems, func(p Problem) bool { return fault.ParseKind(p.Kind) == fault.Exists }), err
+}
+
+// Restore brings a backup back: nothing is overwritten before the target was found fit for it. It can be
+// repeated from its beginning, and must be after an error.
+func (s *Server) Restore(ctx context.Context, config RestoreConfig) error {
+	_, mode, err := s.Mode(config.Mode)
+	if err != nil {
+		return err
+	}
+	for _, part := range config.Parts {
+		if !goodPath(part.Path) || strings.ContainsAny(strings.Join(part.Args, ""), "\x00\n\t") {
+			return fault.Newf("restore database", fault.Corrupt, part.Path, "a part that no engine tells")
+		}
+	}
+	problems, err := s.CheckTarget(ctx, config)
+	if err != nil {
+		return err
+	}
+	if err := s.Refused("restore database", problems); err != nil {
+		return err
+	}
+	r := &restoring{Server: s, config: config, mode: mode}
+	if err := r.script(ctx, "begin the restore", mode.Begin); err != nil {
+		return err
+	}
+	if err := r.phases(ctx); err != nil {
+		return err
+	}
+	return r.script(ctx, "finish the restore", mode.Finish)
+}
+
+type restoring struct {
+	*Server
+	config RestoreConfig
+	mode   plans.EngineMode
+}
+
+func (r *restoring) script(ctx context.Context, op, script string) error {
+	if script == "" {
+		return nil
+	}
+	r.config.Progress.Status(op + " of " + r.Database.Name)
+	return r.run(ctx, call{op: op, script: script, parts: r.config.Parts, facts: r.config.Facts, env: r.config.Settings})
+}
+
+// phases reads the parts phase by phase, and the heaviest of a phase first.
+func (r *restoring) phases(ctx context.Context) error {
+	var bytes int64
+	for _, part := range r.config.Parts {
+		bytes += part.Bytes
+	}
+	r.config.Progress.Total(bytes, int64(len(r.config.Parts)))
+	parts := slices.SortedStableFunc(slices.Values(r.config.Parts), func(a, b Part) int { return cmp.Or(cmp.Compare(a.Phase, b.Phase), cmp.Compare(b.Bytes, a.Bytes)) })
+	for len(parts) > 0 {
+		phase := parts[:1]
+		for len(phase) < len(parts) && parts[len(phase)].Phase == phase[0].Phase {
+			phase = parts[:len(phase)+1]
+		}
+		group, working := errgroup.WithContext(ctx)
+		group.SetLimit(max(r.mode.Parallel, 1))
+		for _, part := range phase {
+			group.Go(func() error { return r.part(working, part) })
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		parts = parts[len(phase):]
+	}
+	return nil
+}
+
+func (r *restoring) part(ctx context.Context, part Part) error {
+	content, err := r.config.Open(ctx, part)
+	if err != nil {
+		return err
+	}
+	defer content.Close() // it was only read
+	source := &reading{from: content, progress: r.config.Progress}
+	env := map[string]string{"PART": part.Path}
+	for name, value := range r.config.Settings {
+		env[name] = value
+	}
+	err = r.run(ctx, call{op: "restore " + part.Path, script: r.mode.Restore, args: part.Args, env: env, parts: r.config.Parts, facts: r.config.Facts, stdin: source})
+	if failed := source.failed(); failed != nil { // the tool saw an end where there was none
+		return failed
+	}
+	if err == nil {
+		r.config.Progress.Add(0, 1)
+	}
+	return err
+}
+
+// reading counts what is read, and remembers why it could not be read on.
+type reading struct {
+	from     io.Reader
+	progress Progress
+
+	mu  sync.Mutex
+	err error
+}
+
+func (r *reading) failed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	r.progress.Add(int64(n), 0)
+	if err != nil && err != io.EOF { //nolint:errorlint // readers return EOF itself
+		r.mu.Lock()
+		r.err = err
+		r.mu.Unlock()
+	}
+	return n, err
+}

@@ -1,0 +1,233 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"maps"
+	"path"
+	"slices"
+
+	"github.com/musterdr/muster/orchestrator"
+	"github.com/musterdr/muster/orchestrator/cluster"
+	"github.com/musterdr/muster/orchestrator/database"
+	"github.com/musterdr/muster/orchestrator/machine"
+	"github.com/musterdr/muster/orchestrator/secret"
+	"github.com/musterdr/muster/orchestrator/shell"
+	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
+	"github.com/musterdr/muster/state/repository"
+)
+
+// databaseReceipt is what backup-databases leaves for each database.
+type databaseReceipt struct {
+	Layer repository.DatabaseLayer `json:"layer"`
+	Tree  repository.Tree          `json:"tree"` // databases/<name>
+}
+
+// openDatabase is a database server with what its scripts need. The caller closes it.
+type openDatabase struct {
+	*database.Server
+	closers []io.Closer
+}
+
+func (o *openDatabase) close() {
+	for _, c := range slices.Backward(o.closers) {
+		_ = c.Close() // nothing of ours waits in a connection
+	}
+}
+
+// closing makes a Closer of a client's Close, which returns nothing.
+type closing func()
+
+func (c closing) Close() error { c(); return nil }
+
+// findDatabase finds a database's entry in the Cluster document.
+func findDatabase(run *orchestrator.Run, name string) (plans.Database, error) {
+	if run.Cluster != nil {
+		for _, d := range run.Cluster.Spec.Databases {
+			if d.Name == name {
+				return d, nil
+			}
+		}
+	}
+	return plans.Database{}, fault.Newf("find database", fault.NotFound, name, "the Cluster document lists no such database")
+}
+
+// connectDatabase reaches the place of a database's tools and reads its secrets.
+func connectDatabase(ctx context.Context, run *orchestrator.Run, d plans.Database, engine plans.Engine) (*openDatabase, error) {
+	o := &openDatabase{}
+	var client *cluster.Client
+	if needsCluster(d) {
+		var err error
+		if client, err = clusterClient(ctx, run); err != nil {
+			return nil, err
+		}
+		o.closers = append(o.closers, closing(client.Close))
+	}
+	place, err := o.place(ctx, run, d, client)
+	if err != nil {
+		o.close()
+		return nil, err
+	}
+	secrets, mask, err := databaseSecrets(ctx, d, client)
+	if err != nil {
+		o.close()
+		return nil, err
+	}
+	o.Server, err = database.NewServer(database.ServerConfig{
+		Database: d, Engine: engine, Place: place, Secrets: secrets, Mask: mask, Token: token(run, forDoing),
+	})
+	if err != nil {
+		o.close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func needsCluster(d plans.Database) bool {
+	for _, s := range d.Secrets {
+		if s.Key != nil {
+			return true
+		}
+	}
+	return d.Pod != nil
+}
+
+func (o *openDatabase) place(ctx context.Context, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error) {
+	switch {
+	case d.Pod != nil:
+		pod, container, err := client.FindPod(ctx, cluster.PodQuery{Namespace: d.Pod.Namespace, Name: d.Pod.Name, Selector: d.Pod.Selector, Container: d.Pod.Container})
+		return shell.Pod{Client: client, Namespace: d.Pod.Namespace, Name: pod, Container: container}, err
+	case d.Machine != "":
+		m, access, err := commandMachine(run, d.Machine)
+		if err != nil {
+			return nil, err
+		}
+		host, err := machine.Dial(ctx, m, access)
+		if err != nil {
+			return nil, err
+		}
+		o.closers = append(o.closers, host)
+		return shell.Machine{Host: host}, nil
+	default:
+		return shell.Runner{}, nil
+	}
+}
+
+// databaseSecrets reads a database's secrets anew, and makes a mask of them.
+func databaseSecrets(ctx context.Context, d plans.Database, client *cluster.Client) (map[string]string, *secret.Mask, error) {
+	values := map[string]string{}
+	var known []string
+	for name, from := range d.Secrets {
+		value, err := databaseSecret(ctx, from, client)
+		if err != nil {
+			return nil, nil, err
+		}
+		values[name] = value
+		known = append(known, value)
+	}
+	return values, secret.NewMask(known...), nil
+}
+
+func databaseSecret(ctx context.Context, from plans.DatabaseSecret, client *cluster.Client) (string, error) {
+	if from.Key == nil {
+		return secret.Reference{File: from.File, Env: from.Env}.Read()
+	}
+	return client.SecretValue(ctx, from.Key.Namespace, from.Key.Name, from.Key.Key)
+}
+
+// engineOf is the engine of a captured database: the one of the documents or of Muster, else the one that the
+// point brings along.
+func engineOf(run *orchestrator.Run, layer repository.DatabaseLayer) (plans.Engine, error) {
+	engine, err := database.Find(layer.Engine, ownEngines(run))
+	if err == nil || len(layer.Definitions) == 0 || !fault.Is(err, fault.NotFound) {
+		return engine, err
+	}
+	var own plans.Engine
+	if err := json.Unmarshal(layer.Definitions, &own); err != nil {
+		return engine, fault.New("read engine", fault.Corrupt, layer.Name, err)
+	}
+	return database.Find(layer.Engine, []plans.Engine{own})
+}
+
+func ownEngines(run *orchestrator.Run) []plans.Engine {
+	if run.Cluster == nil {
+		return nil
+	}
+	return run.Cluster.Spec.Engines
+}
+
+// capturedDatabase is the entry for a captured database: the target's Cluster document counts before what the
+// point remembers.
+func capturedDatabase(run *orchestrator.Run, layer repository.DatabaseLayer) (plans.Database, error) {
+	if d, err := findDatabase(run, layer.Name); err == nil {
+		return d, nil
+	}
+	var d plans.Database
+	if err := json.Unmarshal(layer.Document, &d); err != nil {
+		return d, fault.New("read database", fault.Corrupt, layer.Name, err)
+	}
+	return d, nil
+}
+
+// matchesName reports whether a name fits one of the patterns; none means all.
+func matchesName(name string, patterns []string) (bool, error) {
+	for _, pattern := range patterns {
+		matched, err := path.Match(pattern, name)
+		if err != nil {
+			return false, fault.New("choose databases", fault.Invalid, pattern, err)
+		}
+		if matched {
+			return true, nil
+		}
+	}
+	return len(patterns) == 0, nil
+}
+
+// databaseLayers are the chosen databases of a recovery point.
+func databaseLayers(manifest repository.Manifest, patterns []string) ([]repository.DatabaseLayer, error) {
+	var chosen []repository.DatabaseLayer
+	for _, layer := range manifest.Databases {
+		taken, err := matchesName(layer.Name, patterns)
+		if err != nil {
+			return nil, err
+		}
+		if taken {
+			chosen = append(chosen, layer)
+		}
+	}
+	return chosen, nil
+}
+
+func databaseLayer(manifest repository.Manifest, name string) (repository.DatabaseLayer, error) {
+	i := slices.IndexFunc(manifest.Databases, func(l repository.DatabaseLayer) bool { return l.Name == name })
+	if i < 0 {
+		return repository.DatabaseLayer{}, fault.Newf("find database", fault.NotFound, name, "the recovery point holds no such database")
+	}
+	return manifest.Databases[i], nil
+}
+
+// tell reports problems that are no hindrance.
+func tell(run *orchestrator.Run, name string, problems []database.Problem) {
+	for _, p := range problems {
+		if p.Kind == "info" {
+			run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Info, Layer: "databases", Subject: name + ": " + p.Subject, Text: p.Text})
+		}
+	}
+}
+
+// sealDatabases gathers what backup-databases left.
+func sealDatabases(source sealSource, into *repository.Manifest) ([]repository.Subtree, error) {
+	var subtrees []repository.Subtree
+	receipts := source.ItemReceipts("backup-databases")
+	for _, name := range slices.Sorted(maps.Keys(receipts)) {
+		var receipt databaseReceipt
+		if err := json.Unmarshal(receipts[name], &receipt); err != nil {
+			return nil, fault.New(sealing, fault.Corrupt, "receipt of backup-databases "+name, err)
+		}
+		into.Databases = append(into.Databases, receipt.Layer)
+		subtrees = append(subtrees, repository.Subtree{Path: receipt.Layer.Path, Tree: receipt.Tree})
+	}
+	return subtrees, nil
+}
