@@ -78,7 +78,11 @@ func (s *Server) Backup(ctx context.Context, config BackupConfig) (Backup, error
 	if err := different(planned.parts); err != nil {
 		return out, err
 	}
-	held, err := s.begin(ctx, mode.Session, planned.parts)
+	env := map[string]string{}
+	if config.Digests && s.Engine.Spec.Digest != "" {
+		env["DIGESTS"] = "yes"
+	}
+	held, err := s.begin(ctx, mode.Session, env, planned.parts)
 	if err != nil {
 		return out, err
 	}
@@ -147,11 +151,17 @@ func (b *backingUp) parts(ctx context.Context, planned told) error {
 	b.config.Progress.Total(bytes, int64(len(planned.parts)))
 	heavy := slices.SortedStableFunc(slices.Values(planned.parts), func(x, y Part) int { return cmp.Compare(y.Bytes, x.Bytes) })
 	group, working := errgroup.WithContext(ctx)
-	group.SetLimit(max(b.mode.Parallel, 1))
+	if !b.mode.Holds { // else all must begin before the session lets go
+		group.SetLimit(max(b.mode.Parallel, 1))
+	}
 	for _, part := range heavy {
 		group.Go(func() error { return b.part(working, part) })
 	}
-	if b.config.Digests && b.Engine.Spec.Digest != "" {
+	switch {
+	case !b.config.Digests || b.Engine.Spec.Digest == "":
+	case b.mode.Holds:
+		group.Go(func() error { return b.digests(working, planned.scopes) })
+	default:
 		for _, scope := range planned.scopes {
 			group.Go(func() error { return b.digest(working, scope) })
 		}
@@ -171,6 +181,19 @@ func (b *backingUp) digest(ctx context.Context, scope string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.backup.Digests = append(b.backup.Digests, digests...)
+	return nil
+}
+
+// digests computes those of all scopes in one call, which the session waits for as for a part: each digest
+// stands below the line of its scope.
+func (b *backingUp) digests(ctx context.Context, scopes []string) error {
+	t, err := b.ask(ctx, call{op: "compute digests", script: b.Engine.Spec.Digest, args: scopes, facts: b.held.facts()})
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.backup.Digests = t.digests
 	return nil
 }
 

@@ -80,7 +80,11 @@ func (t *told) line(text string) error {
 	case word == "fact" && n == 3:
 		t.facts[fields[1]] = fields[2]
 	case word == "digest" && n == 4:
-		t.digests = append(t.digests, Digest{Name: fields[1], Count: fields[2], Checksum: fields[3]})
+		scope := ""
+		if len(t.scopes) > 0 {
+			scope = t.scopes[len(t.scopes)-1]
+		}
+		t.digests = append(t.digests, Digest{scope, fields[1], fields[2], fields[3]})
 	case word == "part" && n >= 4:
 		phase, err := strconv.Atoi(fields[2])
 		bytes, err2 := strconv.ParseInt(fields[3], 10, 64)

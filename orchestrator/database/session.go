@@ -22,7 +22,7 @@ type session struct {
 }
 
 // begin starts the mode's session, and returns when it holds the instant. A mode without one gives nil.
-func (s *Server) begin(ctx context.Context, script string, parts []Part) (*session, error) {
+func (s *Server) begin(ctx context.Context, script string, env map[string]string, parts []Part) (*session, error) {
 	if script == "" {
 		return nil, nil
 	}
@@ -32,7 +32,7 @@ func (s *Server) begin(ctx context.Context, script string, parts []Part) (*sessi
 	ready := make(chan error, 1)
 	go h.listen(stdout, ready)
 	go func() {
-		err := s.run(ctx, call{op: "hold the instant", script: script, parts: parts, stdin: stdin, stdout: output})
+		err := s.run(ctx, call{op: "hold the instant", script: script, env: env, parts: parts, stdin: stdin, stdout: output})
 		_ = output.CloseWithError(io.EOF) // the reader's only error
 		_ = stdin.Close()
 		h.mu.Lock()
