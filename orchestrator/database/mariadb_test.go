@@ -1,16 +1,30 @@
 package database_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/musterdr/muster/orchestrator/database"
 	"github.com/musterdr/muster/orchestrator/secret"
 	"github.com/musterdr/muster/orchestrator/shell"
 	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/testenv/mariadb"
 )
 
@@ -132,10 +146,10 @@ func TestMariaDBLogical(t *testing.T) {
 	}
 	mariadbSame(t, source, target)
 	for statement, want := range map[string]string{
-		"select sum(balance) as sum, max(kind) kind, null as nothing from account;":            "[map[kind:debit nothing:<nil> sum:50000.00]]",
-		"select id, raw is null as n from account where id in (3, 4) order by id desc -- last": "[map[id:4 n:1] map[id:3 n:0]]",
-		"with few as (select id from account where id in (1, 2)) select id as `o``d'd` from few":     "[map[o`d'd:1] map[o`d'd:2]]",
-		"select id from account where id < 0":                                                  "[]",
+		"select sum(balance) as sum, max(kind) kind, null as nothing from account;":              "[map[kind:debit nothing:<nil> sum:50000.00]]",
+		"select id, raw is null as n from account where id in (3, 4) order by id desc -- last":   "[map[id:4 n:1] map[id:3 n:0]]",
+		"with few as (select id from account where id in (1, 2)) select id as `o``d'd` from few": "[map[o`d'd:1] map[o`d'd:2]]",
+		"select id from account where id < 0":                                                    "[]",
 	} {
 		if rows, err := into.Query(t.Context(), "first", statement); err != nil || fmt.Sprint(rows) != want {
 			t.Errorf("%s: %v, %v", statement, rows, err)
@@ -166,5 +180,407 @@ func mariadbSame(t *testing.T, source, target *mariadb.Server) {
 		if was != is || len(was) < 1000 {
 			t.Errorf("%v differs: %s", args, firstDifference(was, is))
 		}
+	}
+}
+
+// mariadbSchemas come to be in several parts; in each, money moves, and a log has the number of each transaction
+// that moved some.
+var mariadbSchemas = []string{"s0", "s1", "s2", "s3", "s4", "s5"}
+
+func mariadbMoney(t *testing.T, s *mariadb.Server, engine string) {
+	t.Helper()
+	var text strings.Builder
+	for _, schema := range mariadbSchemas {
+		fmt.Fprintf(&text, "create database %[1]s; use %[1]s; create table account (id int primary key, balance int not null) engine=%[2]s; insert into account select seq, 1000 from seq_0_to_99;\n", schema, engine)
+		fmt.Fprintf(&text, "create table log (writer int, seq int, primary key (writer, seq)) engine=%s; create table padding (id int primary key, text text); insert into padding select seq, repeat(md5(seq), 8) from seq_1_to_8000;\n", engine)
+	}
+	mariadbFile(t, s, text.String())
+}
+
+// mariadbWriters move money until stop is called, each transaction in two schemas. acknowledged is how many of
+// each writer's the server has acknowledged.
+func mariadbWriters(t *testing.T, s *mariadb.Server, writers int) (acknowledged func() []int, stop func() error) {
+	t.Helper()
+	counts := make([]atomic.Int64, writers)
+	ctx, cancel := context.WithCancel(t.Context())
+	group, _ := errgroup.WithContext(ctx)
+	for writer := range writers {
+		client, err := s.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		group.Go(func() error {
+			for seq := 1; ctx.Err() == nil; seq++ {
+				one, other := mariadbSchemas[(seq+writer)%len(mariadbSchemas)], mariadbSchemas[(seq+writer+1)%len(mariadbSchemas)]
+				var text strings.Builder
+				text.WriteString("begin;")
+				for _, schema := range []string{one, other} { // each writer has accounts of its own
+					fmt.Fprintf(&text, "update %[1]s.account set balance = balance - %[2]d where id = %[3]d; update %[1]s.account set balance = balance + %[2]d where id = %[4]d; insert into %[1]s.log values (%[5]d, %[6]d);",
+						schema, 1+seq%9, 10*writer+seq%10, 10*writer+(seq+1)%10, writer, seq)
+				}
+				if _, err := client.Ask(text.String() + "commit; select 'done';"); err != nil {
+					return err
+				}
+				counts[writer].Store(int64(seq))
+			}
+			return client.Close()
+		})
+	}
+	acknowledged = func() []int {
+		var out []int
+		for i := range counts {
+			out = append(out, int(counts[i].Load()))
+		}
+		return out
+	}
+	stop = sync.OnceValue(func() error {
+		cancel()
+		return group.Wait()
+	})
+	t.Cleanup(func() { _ = stop() }) // the test has asked for the error, or has failed
+	return acknowledged, stop
+}
+
+// The instant is one for all parts, and the position is its own: every transaction is in both of its schemas or in
+// neither, all that were acknowledged are there, and there are just as many as the GTID says.
+func TestMariaDBOneInstant(t *testing.T) {
+	source, target := mariadb.Need(t), mariadb.Need(t)
+	mariadbMoney(t, source, "InnoDB")
+	gtid := func(text string) int {
+		n, err := strconv.Atoi(text[strings.LastIndex(text, "-")+1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := gtid(mariadbSQL(t, source, "", "select @@gtid_binlog_pos"))
+	const writers = 4
+	acknowledged, stop := mariadbWriters(t, source, writers)
+	var atReady []int
+	store := newRepository(t)
+	backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Store: store, Progress: progress{}, Digests: true, Now: func() time.Time {
+		atReady = acknowledged()
+		return time.Now()
+	}})
+	after := acknowledged()
+	if err := errors.Join(err, stop()); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("acknowledged when ready", atReady, "and at the end", after, "facts", backup.Facts)
+	into := mariadbServer(t, target, nil)
+	if err := into.Restore(t.Context(), restoreOf(store, backup)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := into.Digests(t.Context(), backup.Scopes, nil)
+	if different := database.Differences(backup.Digests, found, nil); err != nil || len(different) > 0 {
+		t.Error(different, err)
+	}
+	for _, schema := range mariadbSchemas {
+		if sum := mariadbSQL(t, target, schema, "select sum(balance) from account"); sum != "100000" {
+			t.Errorf("%s has %s", schema, sum)
+		}
+	}
+	all := 0
+	for writer := range writers {
+		have := map[string]bool{}
+		last := 0
+		for _, schema := range mariadbSchemas {
+			for _, text := range strings.Fields(mariadbSQL(t, target, schema, fmt.Sprintf("select seq from log where writer = %d", writer))) {
+				have[schema+" "+text] = true
+				seq, err := strconv.Atoi(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				last = max(last, seq)
+			}
+		}
+		for seq := 1; seq <= last; seq++ {
+			one, other := mariadbSchemas[(seq+writer)%len(mariadbSchemas)], mariadbSchemas[(seq+writer+1)%len(mariadbSchemas)]
+			if !have[fmt.Sprint(one, " ", seq)] || !have[fmt.Sprint(other, " ", seq)] {
+				t.Errorf("transaction %d of writer %d, of %d, is not in both schemas", seq, writer, last)
+			}
+		}
+		if last < atReady[writer] {
+			t.Errorf("writer %d has %d transactions, and %d were acknowledged before the session was ready", writer, last, atReady[writer])
+		}
+		if after[writer] <= last {
+			t.Errorf("writer %d did not write during the backup: the test shows nothing", writer)
+		}
+		all += last
+	}
+	if position := gtid(backup.Facts["gtid"]) - before; position != all {
+		t.Errorf("%d transactions came back, and the position is after %d", all, position)
+	}
+}
+
+func TestMariaDBNonTransactional(t *testing.T) {
+	source, target := mariadb.Need(t), mariadb.Need(t)
+	mariadbMoney(t, source, "MyISAM")
+	server := mariadbServer(t, source, nil)
+	problems, err := server.Check(t.Context(), "")
+	if err != nil || len(problems) != 2*len(mariadbSchemas) || problems[0].Kind != "unsupported" || problems[0].Subject != "table s0.account (MyISAM)" {
+		t.Fatal(problems, err)
+	}
+	server = mariadbServer(t, source, map[string]string{"nonTransactional": "lock"})
+	problems, err = server.Check(t.Context(), "")
+	if err != nil || len(problems) != 2*len(mariadbSchemas) || server.Refused("check", problems) != nil {
+		t.Fatal(problems, err)
+	}
+	acknowledged, stop := mariadbWriters(t, source, 1)
+	var atReady []int
+	store := newRepository(t)
+	backup, err := server.Backup(t.Context(), database.BackupConfig{Store: store, Progress: progress{}, Digests: true, Now: func() time.Time {
+		atReady = acknowledged()
+		return time.Now()
+	}})
+	if err := errors.Join(err, stop()); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(backup.Facts, atReady)
+	into := mariadbServer(t, target, nil)
+	if err := into.Restore(t.Context(), restoreOf(store, backup)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := into.Digests(t.Context(), backup.Scopes, nil)
+	if different := database.Differences(backup.Digests, found, nil); err != nil || len(different) > 0 {
+		t.Error(different, err)
+	}
+	logged := 0
+	for _, schema := range mariadbSchemas {
+		n, err := strconv.Atoi(mariadbSQL(t, target, schema, "select count(*) from log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		logged += n
+	}
+	// What was under way may be in one of its schemas.
+	if logged != 2*atReady[0] && logged != 2*atReady[0]+1 && logged != 2*atReady[0]+2 {
+		t.Errorf("%d transactions were acknowledged when the lock was held, and the schemas have %d lines", atReady[0], logged)
+	}
+}
+
+func TestMariaDBDenied(t *testing.T) {
+	source := mariadb.Need(t)
+	const wrong = `planted-wrong-"password" \`
+	server := mariadbWith(t, source, wrong, nil, nil)
+	_, err := server.Check(t.Context(), "")
+	if fault.KindOf(err) != fault.Denied || strings.Contains(err.Error(), "planted") {
+		t.Error(err)
+	}
+	_, err = server.Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: time.Now})
+	if fault.KindOf(err) != fault.Denied || strings.Contains(err.Error(), "planted") {
+		t.Error(err)
+	}
+	mariadbSQL(t, source, "", `create user weak@localhost identified by 'planted-wrong-"password" \\'; grant select on *.* to weak@localhost`)
+	server = mariadbWith(t, source, wrong, nil, map[string]string{"user": "weak"})
+	problems, err := server.Check(t.Context(), "")
+	if err != nil || fault.KindOf(server.Refused("check", problems)) != fault.Denied || !strings.Contains(fmt.Sprint(problems), "RELOAD") {
+		t.Error(problems, err)
+	}
+	_, err = server.Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: time.Now})
+	if fault.KindOf(err) != fault.Denied || strings.Contains(err.Error(), "planted") {
+		t.Error(err)
+	}
+	mariadbSQL(t, source, "", "grant reload, show view, event, trigger, binlog monitor on *.* to weak@localhost; create database shop; create table shop.item (id int)")
+	problems, err = server.Check(t.Context(), "")
+	if err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+	backup, err := server.Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: time.Now, Digests: true})
+	if err != nil || len(backup.Digests) != 1 {
+		t.Error(backup, err)
+	}
+	if err := source.Stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Check(t.Context(), ""); fault.KindOf(err) != fault.Transient {
+		t.Error(err)
+	}
+}
+
+// Writers wait no longer than the limit for parts that do not begin, and not at all for a backup that was given
+// up, or whose session was killed.
+func TestMariaDBHoldEnds(t *testing.T) {
+	source := mariadb.Need(t)
+	mariadbMoney(t, source, "InnoDB")
+	never := func(m *plans.EngineMode) { m.Backup = "exec cat /dev/zero >/dev/null" }
+	var write chan error
+	begin := func() time.Time { // the lock is held now
+		write = make(chan error, 1)
+		go func() {
+			_, err := source.SQL(t.Context(), "s0", "update account set balance = balance + 1 where id = 1")
+			write <- err
+		}()
+		return time.Now()
+	}
+	t.Run("limit", func(t *testing.T) {
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: begin})
+		if fault.KindOf(err) != fault.Busy || !strings.Contains(err.Error(), "only 0 of 4 parts had begun") {
+			t.Error(err)
+		}
+		if err := <-write; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("given up", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(ctx, database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: func() time.Time {
+			defer cancel()
+			return begin()
+		}})
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if err := <-write; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("killed", func(t *testing.T) {
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: func() time.Time {
+			for _, dir := range mariadbScripts(t, source) {
+				if _, err := os.Stat(filepath.Join(dir, "begun")); err != nil {
+					continue
+				}
+				text, err := os.ReadFile(filepath.Join(dir, "pid"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					t.Error(err)
+				}
+			}
+			return begin()
+		}})
+		if err == nil {
+			t.Error("it ended well")
+		}
+		if err := <-write; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("long statement", func(t *testing.T) {
+		client, err := source.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Ask("lock tables s0.account write; select 'locked';"); err != nil {
+			t.Fatal(err)
+		}
+		_, err = mariadbServer(t, source, map[string]string{"holdSeconds": "1"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: time.Now})
+		if fault.KindOf(err) != fault.Busy {
+			t.Error(err)
+		}
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// mariadbScripts are the folders of scripts that work with a server.
+func mariadbScripts(t *testing.T, s *mariadb.Server) []string {
+	t.Helper()
+	all, err := filepath.Glob("/dev/shm/muster-db.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(dir string) bool {
+		text, err := os.ReadFile(filepath.Join(dir, "my.cnf"))
+		return err != nil || !strings.Contains(string(text), s.Dir+"/")
+	})
+}
+
+// onBytes calls once when so many bytes have moved.
+type onBytes struct {
+	progress
+	after int64
+	call  func()
+	moved atomic.Int64
+	once  sync.Once
+}
+
+func (o *onBytes) Add(bytes, _ int64) {
+	if o.moved.Add(bytes) > o.after {
+		o.once.Do(o.call)
+	}
+}
+
+func TestMariaDBDumpIsKilled(t *testing.T) {
+	source := mariadb.Need(t)
+	mariadbMoney(t, source, "InnoDB")
+	store := newRepository(t)
+	killed := 0
+	kill := func() {
+		for _, dir := range mariadbScripts(t, source) {
+			processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+			if err != nil {
+				t.Error(err)
+			}
+			for _, name := range processes {
+				text, _ := os.ReadFile(name) // it may have ended
+				if args := strings.Split(string(text), "\x00"); args[0] == "mariadb-dump" && slices.Contains(args, "--routines") && slices.Contains(args, "--defaults-file="+dir+"/my.cnf") {
+					if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+						killed++
+					}
+				}
+			}
+		}
+	}
+	backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Store: store, Progress: &onBytes{after: 100_000, call: kill}, Now: time.Now, Digests: true})
+	if err == nil || killed == 0 || len(backup.Facts) > 0 {
+		t.Error(err, killed, backup.Facts)
+	}
+	t.Log(killed, err)
+	// The folders of scripts that were killed go with the next script.
+	if _, err := mariadbServer(t, source, nil).Version(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left := mariadbScripts(t, source); len(left) > 0 {
+		t.Errorf("scripts left %v", left)
+	}
+	mariadbSQL(t, source, "s0", "update account set balance = balance + 1 where id = 1")
+}
+
+func TestMariaDBTruncated(t *testing.T) {
+	source, target := mariadb.Need(t), mariadb.Need(t)
+	mariadbMoney(t, source, "InnoDB")
+	store := newRepository(t)
+	backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Store: store, Progress: progress{}, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	into := mariadbServer(t, target, nil)
+	whole := restoreOf(store, backup)
+	for _, part := range whole.Parts {
+		for name, cut := range map[string]func([]byte) []byte{
+			"last line":  func(b []byte) []byte { return b[:bytes.LastIndex(b, []byte("-- Dump completed"))] },
+			"first half": func(b []byte) []byte { return b[:bytes.LastIndexByte(b[:len(b)/2], '\n')+1] },
+			"nothing":    func([]byte) []byte { return nil },
+		} {
+			config := whole
+			config.Open = func(ctx context.Context, p database.Part) (io.ReadCloser, error) {
+				from, err := whole.Open(ctx, p)
+				if err != nil || p.Path != part.Path {
+					return from, err
+				}
+				defer from.Close()
+				content, err := io.ReadAll(from)
+				return io.NopCloser(bytes.NewReader(cut(content))), err
+			}
+			err := into.Restore(t.Context(), config) // of one token: each is a repeat of the one before
+			if err == nil || name != "first half" && fault.KindOf(err) != fault.Corrupt {
+				t.Errorf("%s without %s: %v", part.Path, name, err)
+			}
+		}
+	}
+	if err := into.Restore(t.Context(), whole); err != nil {
+		t.Fatal(err)
+	}
+	mariadbSame(t, source, target)
+	if left := mariadbSQL(t, target, "", "show databases like 'muster%'"); left != "" {
+		t.Errorf("%s is left", left)
 	}
 }
