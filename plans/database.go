@@ -70,6 +70,8 @@ type EngineSpec struct {
 	// Query runs the statement in $QUERY, in the database $SCOPE, and prints its rows as JSON, one a line.
 	Query string                `yaml:"query,omitempty" json:"query,omitempty"`
 	Modes map[string]EngineMode `yaml:"modes,omitempty" json:"modes,omitempty"`
+	// Logs is how the server's log of changes is archived; nil where it can't be.
+	Logs *EngineLogs `yaml:"logs,omitempty" json:"logs,omitempty"`
 	// Mode is the one that is taken when nobody says.
 	Mode   string        `yaml:"mode,omitempty" json:"mode,omitempty"`
 	Errors []EngineError `yaml:"errors,omitempty" json:"errors,omitempty"`
@@ -122,4 +124,22 @@ type EngineError struct {
 	Match string `yaml:"match" json:"match"` // a regular expression (RE2) over standard error
 	Kind  string `yaml:"kind" json:"kind"`   // a fault.Kind
 	Text  string `yaml:"text,omitempty" json:"text,omitempty"`
+}
+
+// EngineLogs is how a server's log of changes is archived, file by file. Positions are text that orders as
+// the log does.
+type EngineLogs struct {
+	// Prepare has the server keep its log until it is released. It can be repeated.
+	Prepare string `yaml:"prepare" json:"prepare"`
+	// Switch completes the present file.
+	Switch string `yaml:"switch,omitempty" json:"switch,omitempty"`
+	// List prints a log line for each complete file that ends after $AFTER: name, bytes, and the positions at
+	// which it begins and ends, which are empty for a file that is no stretch of the log.
+	List string `yaml:"list" json:"list"`
+	// Read writes the file $LOG, of $BYTES bytes.
+	Read string `yaml:"read" json:"read"`
+	// Release lets go of everything before the position $UPTO.
+	Release string `yaml:"release" json:"release"`
+	// Locate prints the fact `position` of a target of recovery, where it can be told from $UNTIL_... alone.
+	Locate string `yaml:"locate,omitempty" json:"locate,omitempty"`
 }

@@ -36,6 +36,16 @@ type Digest struct {
 	Checksum string `json:"checksum"` // in the engine's words; the order of rows does not count
 }
 
+// Log is one file of a server's log of changes.
+type Log struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+	// From and To are the positions at which it begins and ends, and order as text; both are empty for a file
+	// that is no stretch of the log.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+}
+
 // told is what a script said on its standard output.
 type told struct {
 	problems []Problem
@@ -43,6 +53,7 @@ type told struct {
 	scopes   []string
 	facts    map[string]string
 	digests  []Digest
+	logs     []Log
 	ready    bool
 }
 
@@ -85,6 +96,12 @@ func (t *told) line(text string) error {
 			scope = t.scopes[len(t.scopes)-1]
 		}
 		t.digests = append(t.digests, Digest{scope, fields[1], fields[2], fields[3]})
+	case word == "log" && n == 5:
+		bytes, err := strconv.ParseInt(fields[2], 10, 64)
+		if err != nil || !goodPath(fields[1]) || strings.Contains(fields[1], "/") {
+			return bad()
+		}
+		t.logs = append(t.logs, Log{fields[1], bytes, fields[3], fields[4]})
 	case word == "part" && n >= 4:
 		phase, err := strconv.Atoi(fields[2])
 		bytes, err2 := strconv.ParseInt(fields[3], 10, 64)
@@ -109,7 +126,9 @@ func (p Part) Line() string {
 }
 
 // Line is the digest as a file of them holds it: scope, name, count and checksum with tabs between them.
-func (d Digest) Line() string { return strings.Join([]string{d.Scope, d.Name, d.Count, d.Checksum}, "\t") }
+func (d Digest) Line() string {
+	return strings.Join([]string{d.Scope, d.Name, d.Count, d.Checksum}, "\t")
+}
 
 // ReadDigests reads lines that Digest.Line wrote. Errors are Corrupt.
 func ReadDigests(from io.Reader) ([]Digest, error) {

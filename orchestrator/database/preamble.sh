@@ -1,6 +1,7 @@
 # What every engine's scripts find. The text of secrets, of the parts and of the facts follows.
 set -eu
 umask 077
+cd /
 for muster_dir in /dev/shm "${TMPDIR:-/tmp}" /tmp; do [ -d "$muster_dir" ] && [ -w "$muster_dir" ] && break; done
 for muster_old in "$muster_dir"/muster-db.*/pid; do # of scripts that were killed
 	[ -e "$muster_old" ] || continue

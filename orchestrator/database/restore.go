@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -21,8 +23,11 @@ type RestoreConfig struct {
 	Facts map[string]string
 	Open  func(ctx context.Context, part Part) (io.ReadCloser, error)
 	// Replace overwrites what the target holds. Without it, a target with data is refused.
-	Replace  bool
-	Settings map[string]string // for the scripts: a target of recovery, as "UNTIL_TIME"
+	Replace bool
+	// Until is where the logs roll the backup forward to. Logs are all that there are, in their order.
+	Until    Until
+	Logs     []Log
+	OpenLog  func(ctx context.Context, log Log) (io.ReadCloser, error)
 	Progress Progress
 }
 
@@ -32,7 +37,7 @@ func (s *Server) CheckTarget(ctx context.Context, config RestoreConfig) ([]Probl
 	if err != nil {
 		return nil, err
 	}
-	t, err := s.ask(ctx, call{op: "check target", script: s.tools() + mode.Target, parts: config.Parts, facts: config.Facts, env: config.Settings})
+	t, err := s.ask(ctx, call{op: "check target", script: s.tools() + mode.Target, parts: config.Parts, facts: config.Facts, env: config.Until.Env()})
 	if !config.Replace {
 		return t.problems, err
 	}
@@ -58,6 +63,11 @@ func (s *Server) Restore(ctx context.Context, config RestoreConfig) error {
 	if err := s.Refused("restore database", problems); err != nil {
 		return err
 	}
+	if !config.Until.IsZero() {
+		if err := s.rollForward(ctx, &config); err != nil {
+			return err
+		}
+	}
 	r := &restoring{Server: s, config: config, mode: mode}
 	if err := r.script(ctx, "begin the restore", mode.Begin); err != nil {
 		return err
@@ -66,6 +76,61 @@ func (s *Server) Restore(ctx context.Context, config RestoreConfig) error {
 		return err
 	}
 	return r.script(ctx, "finish the restore", mode.Finish)
+}
+
+// logArgs begins the arguments of a part that is a file of the log.
+const logArgs = "log"
+
+// rollForward adds the files of the log that the target needs to the parts, and refuses a target that they do not
+// reach, before anything is overwritten.
+func (s *Server) rollForward(ctx context.Context, config *RestoreConfig) error {
+	refuse := func(format string, args ...any) error {
+		return fault.Newf("roll forward", fault.NotFound, s.Database.Name, format, args...)
+	}
+	until, err := s.Locate(ctx, config.Until)
+	if err != nil {
+		return err
+	}
+	begin, end := config.Facts["from"], config.Facts["to"]
+	if until != "" && until < end {
+		return refuse("the target %s is before the end of this backup, %s: choose an earlier one", until, end)
+	}
+	if before, after, gap := Gap(begin, config.Logs); gap {
+		return refuse("the archived logs have a gap: there is none between %s and %s", before, after)
+	}
+	phase, reach := 1, ""
+	for _, part := range config.Parts {
+		phase = max(phase, part.Phase+1)
+	}
+	parts, open := slices.Clone(config.Parts), config.Open
+	logs := map[string]Log{}
+	for _, log := range config.Logs {
+		if log.From != "" && (log.To <= begin || until != "" && log.From > until) {
+			continue
+		}
+		path := "logs/" + log.Name
+		logs[path] = log
+		parts = append(parts, Part{Path: path, Phase: phase, Bytes: log.Bytes, Args: []string{logArgs, log.Name, strconv.FormatInt(log.Bytes, 10)}})
+		reach = max(reach, log.To)
+	}
+	if reach < end || until != "" && reach <= until {
+		return refuse("the archived logs end at %s, and the target is %s", reach, max(until, end))
+	}
+	config.Parts = parts
+	config.Open = func(ctx context.Context, part Part) (io.ReadCloser, error) {
+		if log, is := logs[part.Path]; is {
+			return config.OpenLog(ctx, log)
+		}
+		return open(ctx, part)
+	}
+	for _, part := range parts { // a file that is not there has to show before anything is overwritten
+		content, err := config.Open(ctx, part)
+		if err != nil {
+			return err
+		}
+		_ = content.Close() // it was only opened
+	}
+	return nil
 }
 
 type restoring struct {
@@ -79,7 +144,7 @@ func (r *restoring) script(ctx context.Context, op, script string) error {
 		return nil
 	}
 	r.config.Progress.Status(op + " of " + r.Database.Name)
-	return r.run(ctx, call{op: op, script: script, parts: r.config.Parts, facts: r.config.Facts, env: r.config.Settings})
+	return r.run(ctx, call{op: op, script: script, parts: r.config.Parts, facts: r.config.Facts, env: r.config.Until.Env()})
 }
 
 // phases reads the parts phase by phase, and the heaviest of a phase first.
@@ -116,9 +181,7 @@ func (r *restoring) part(ctx context.Context, part Part) error {
 	defer content.Close() // it was only read
 	source := &reading{from: content, progress: r.config.Progress}
 	env := map[string]string{"PART": part.Path}
-	for name, value := range r.config.Settings {
-		env[name] = value
-	}
+	maps.Copy(env, r.config.Until.Env())
 	err = r.run(ctx, call{op: "restore " + part.Path, script: r.mode.Restore, args: part.Args, env: env, parts: r.config.Parts, facts: r.config.Facts, stdin: source})
 	if failed := source.failed(); failed != nil { // the tool saw an end where there was none
 		return failed

@@ -27,7 +27,9 @@ const Password = "planted-database-password-5e21"
 type Server struct {
 	Dir    string // holds data and socket
 	Socket string // folder; PGHOST
-	owner  *syscall.Credential
+	// Options are the server's, over those of its configuration: "-c port=1".
+	Options string
+	owner   *syscall.Credential
 }
 
 // Install makes sure that the programs are on this machine; no server is made by that.
@@ -48,6 +50,19 @@ func Install(ctx context.Context) error {
 // or fails when CI is set.
 func Need(t testing.TB, lines ...string) *Server {
 	t.Helper()
+	s := Blank(t)
+	if err := s.Init(t.Context(), lines...); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Blank gives a place to a server that somebody else fills; it listens in its own folder.
+func Blank(t testing.TB) *Server {
+	t.Helper()
 	testenv.Need(t)
 	if err := Install(t.Context()); err != nil {
 		t.Fatal(err)
@@ -57,20 +72,15 @@ func Need(t testing.TB, lines ...string) *Server {
 		t.Fatal(err)
 	}
 	s, err := New(dir)
-	if err == nil {
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		err = s.Init(t.Context(), lines...)
-	}
-	if err == nil {
-		err = s.Start(t.Context())
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.Options = "-c unix_socket_directories=" + dir
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -117,7 +127,7 @@ func (s *Server) Init(ctx context.Context, lines ...string) error {
 
 // Start starts the server, and waits until it takes connections.
 func (s *Server) Start(ctx context.Context) error {
-	_, err := s.Run(ctx, filepath.Join(Programs, "pg_ctl"), "start", "-D", s.Data(), "-w", "-t", "120", "-l", filepath.Join(s.Dir, "log"))
+	_, err := s.Run(ctx, filepath.Join(Programs, "pg_ctl"), "start", "-D", s.Data(), "-w", "-t", "120", "-l", filepath.Join(s.Dir, "log"), "-o", s.Options)
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(s.Dir, "log")) // it may not be there yet
 		return fmt.Errorf("%w\n%s", err, log)
