@@ -113,6 +113,27 @@ type Until struct {
 // IsZero reports that nothing is to be rolled forward.
 func (u Until) IsZero() bool { return u == Until{} }
 
+// Count is how many of the fields are set.
+func (u Until) Count() int {
+	return len(u.Env())
+}
+
+// String is the target for people, empty for none.
+func (u Until) String() string {
+	switch {
+	case u.End:
+		return "end"
+	case u.Time != "":
+		return "time " + u.Time
+	case u.LSN != "":
+		return "position " + u.LSN
+	case u.Name != "":
+		return "restore point " + u.Name
+	default:
+		return ""
+	}
+}
+
 // Env is the target as scripts find it.
 func (u Until) Env() map[string]string {
 	env := map[string]string{}

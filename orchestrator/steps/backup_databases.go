@@ -38,15 +38,9 @@ const (
 func (s *BackupDatabases) Items(_ context.Context, run *orchestrator.Run) ([]string, error) {
 	var names []string
 	for _, d := range run.Cluster.Spec.Databases {
-		taken, err := matchesName(d.Name, s.Databases)
-		if err != nil {
-			return nil, err
-		}
-		if taken {
-			names = append(names, d.Name)
-		}
+		names = append(names, d.Name)
 	}
-	return names, nil
+	return chosenNames(names, s.Databases)
 }
 
 // Check has each engine look for everything that would make its backup fail, or be less than it seems.

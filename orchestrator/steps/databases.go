@@ -185,16 +185,16 @@ func matchesName(name string, patterns []string) (bool, error) {
 	return len(patterns) == 0, nil
 }
 
-// databaseLayers are the chosen databases of a recovery point.
-func databaseLayers(manifest repository.Manifest, patterns []string) ([]repository.DatabaseLayer, error) {
-	var chosen []repository.DatabaseLayer
-	for _, layer := range manifest.Databases {
-		taken, err := matchesName(layer.Name, patterns)
+// chosenNames are the names that fit one of the patterns.
+func chosenNames(names, patterns []string) ([]string, error) {
+	var chosen []string
+	for _, name := range names {
+		taken, err := matchesName(name, patterns)
 		if err != nil {
 			return nil, err
 		}
 		if taken {
-			chosen = append(chosen, layer)
+			chosen = append(chosen, name)
 		}
 	}
 	return chosen, nil
@@ -227,6 +227,21 @@ func sealDatabases(source sealSource, into *repository.Manifest) ([]repository.S
 			return nil, fault.New(sealing, fault.Corrupt, "receipt of backup-databases "+name, err)
 		}
 		into.Databases = append(into.Databases, receipt.Layer)
+		subtrees = append(subtrees, repository.Subtree{Path: receipt.Layer.Path, Tree: receipt.Tree})
+	}
+	return subtrees, nil
+}
+
+// sealLogs gathers what archive-logs left.
+func sealLogs(source sealSource, into *repository.Manifest) ([]repository.Subtree, error) {
+	var subtrees []repository.Subtree
+	receipts := source.ItemReceipts("archive-logs")
+	for _, name := range slices.Sorted(maps.Keys(receipts)) {
+		var receipt logsReceipt
+		if err := json.Unmarshal(receipts[name], &receipt); err != nil {
+			return nil, fault.New(sealing, fault.Corrupt, "receipt of archive-logs "+name, err)
+		}
+		into.DatabaseLogs = append(into.DatabaseLogs, receipt.Layer)
 		subtrees = append(subtrees, repository.Subtree{Path: receipt.Layer.Path, Tree: receipt.Tree})
 	}
 	return subtrees, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/database"
@@ -20,6 +21,9 @@ type RestoreDatabases struct {
 	Databases []string `yaml:"databases,omitempty"`
 	// OnExisting is refuse (the default): a target that holds data stays as it is, or replace.
 	OnExisting OnExistingData `yaml:"onExisting,omitempty"`
+	// Until rolls physical backups forward by the archived logs; without it, a database is as it was when it was
+	// backed up. The base is the newest backup of the cluster's recovery points that is not after the target.
+	Until database.Until `yaml:"until,omitempty"`
 }
 
 // OnExistingData says what becomes of data that a target holds already.
@@ -33,9 +37,11 @@ const (
 
 // restoredDatabase is what restore-databases leaves for each database.
 type restoredDatabase struct {
-	Server string `json:"server"` // the target's version
+	Server string `json:"server"` // the version of the server that was captured
 	Parts  int    `json:"parts"`
 	Bytes  int64  `json:"bytes"`
+	Base   string `json:"base"` // the recovery point that the backup is of
+	Until  string `json:"until,omitempty"`
 }
 
 // Items are the names of the databases.
@@ -44,12 +50,17 @@ func (s *RestoreDatabases) Items(ctx context.Context, run *orchestrator.Run) ([]
 	if err != nil {
 		return nil, err
 	}
-	layers, err := databaseLayers(manifest, s.Databases)
 	var names []string
-	for _, layer := range layers {
-		names = append(names, layer.Name)
+	if !s.Until.IsZero() {
+		for _, logs := range manifest.DatabaseLogs {
+			names = append(names, logs.Name)
+		}
+	} else {
+		for _, layer := range manifest.Databases {
+			names = append(names, layer.Name)
+		}
 	}
-	return names, err
+	return chosenNames(names, s.Databases)
 }
 
 // Check looks at what can be known before the cluster is there: in a rebuild, the targets are looked at when
@@ -58,41 +69,134 @@ func (s *RestoreDatabases) Check(ctx context.Context, run *orchestrator.Run) err
 	if s.OnExisting != "" && s.OnExisting != RefuseExisting && s.OnExisting != ReplaceExisting {
 		return fault.Newf("check onExisting", fault.Invalid, string(s.OnExisting), "want refuse or replace")
 	}
-	_, manifest, err := pointOf(ctx, run)
+	if n := s.Until.Count(); n > 1 {
+		return fault.Newf("check until", fault.Invalid, run.Step, "want one of time, lsn, name and end")
+	}
+	names, err := s.Items(ctx, run)
 	if err != nil {
 		return err
 	}
-	layers, err := databaseLayers(manifest, s.Databases)
-	if err != nil {
-		return err
-	}
-	if len(layers) == 0 && len(s.Databases) > 0 {
-		return fault.Newf("check databases", fault.NotFound, strings.Join(s.Databases, ", "), "the recovery point holds no such database")
+	if len(names) == 0 && (len(s.Databases) > 0 || !s.Until.IsZero()) {
+		return fault.Newf("check databases", fault.NotFound, strings.Join(s.Databases, ", "), "the recovery point holds no such database, or, for a restore until a target, no logs of it")
 	}
 	var problems []error
-	for _, layer := range layers {
-		if _, err := engineOf(run, layer); err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		if run.Machines == nil && (run.Item == "" || run.Item == layer.Name) {
-			problems = append(problems, s.check(ctx, run, layer))
+	for _, name := range names {
+		if run.Item == "" || run.Item == name {
+			problems = append(problems, s.check(ctx, run, name))
 		}
 	}
 	return errors.Join(problems...)
 }
 
-func (s *RestoreDatabases) check(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) error {
-	o, err := openCaptured(ctx, run, layer)
+// check finds the base, and looks at the target where the cluster is there already.
+func (s *RestoreDatabases) check(ctx context.Context, run *orchestrator.Run, name string) error {
+	if run.Machines != nil {
+		_, err := s.base(ctx, run, name, nil)
+		return err
+	}
+	o, base, err := s.open(ctx, run, name)
 	if err != nil {
 		return err
 	}
 	defer o.close()
-	problems, err := o.CheckTarget(ctx, s.config(run, repository.Point{}, layer))
+	problems, err := o.CheckTarget(ctx, s.config(run, base))
 	if err != nil {
 		return err
 	}
 	return o.Refused("check target", problems)
+}
+
+// databaseBase is the backup that a restore begins with, and the logs that roll it forward.
+type databaseBase struct {
+	point repository.Point
+	layer repository.DatabaseLayer
+	logs  sealedLogs
+}
+
+// open reaches the target of a restore, and finds the base.
+func (s *RestoreDatabases) open(ctx context.Context, run *orchestrator.Run, name string) (*openDatabase, databaseBase, error) {
+	base, err := s.base(ctx, run, name, nil)
+	if err != nil {
+		return nil, base, err
+	}
+	o, err := openCaptured(ctx, run, base.layer)
+	if err != nil || s.Until.IsZero() {
+		return o, base, err
+	}
+	located := func(ctx context.Context) (string, error) { return o.Locate(ctx, s.Until) }
+	if base, err = s.base(ctx, run, name, located); err != nil {
+		o.close()
+	}
+	return o, base, err
+}
+
+// base is the run's recovery point where nothing is rolled forward. Else it is the newest physical backup, in a
+// point that is not newer than the run's, that had ended before the target; located, which may be nil, tells the
+// target's position.
+func (s *RestoreDatabases) base(ctx context.Context, run *orchestrator.Run, name string, located func(context.Context) (string, error)) (databaseBase, error) {
+	point, manifest, err := pointOf(ctx, run)
+	if err != nil {
+		return databaseBase{}, err
+	}
+	if s.Until.IsZero() {
+		layer, err := databaseLayer(manifest, name)
+		return databaseBase{point: point, layer: layer}, err
+	}
+	base := databaseBase{}
+	for _, layer := range manifest.DatabaseLogs {
+		if layer.Name == name {
+			base.logs = sealedLogs{point, layer}
+		}
+	}
+	position := ""
+	if located != nil {
+		if position, err = located(ctx); err != nil {
+			return base, err
+		}
+	}
+	until, err := s.untilTime()
+	if err != nil {
+		return base, err
+	}
+	err = eachManifest(ctx, run, func(candidate repository.Point, manifest repository.Manifest) bool {
+		if candidate.Instant.After(point.Instant) {
+			return true
+		}
+		for _, layer := range manifest.Databases {
+			if layer.Name == name && s.fits(layer, position, until) {
+				base.point, base.layer = candidate, layer
+				return false
+			}
+		}
+		return true
+	})
+	if err == nil && base.layer.Name == "" {
+		err = fault.Newf("find the base", fault.NotFound, name, "no recovery point up to %s holds a physical backup of it that had ended before the target", point.ID)
+	}
+	return base, err
+}
+
+func (s *RestoreDatabases) untilTime() (time.Time, error) {
+	if s.Until.Time == "" {
+		return time.Time{}, nil
+	}
+	until, err := time.Parse(time.RFC3339, s.Until.Time)
+	if err != nil {
+		return until, fault.Newf("check until", fault.Invalid, s.Until.Time, "want RFC 3339, as 2026-01-02T15:04:05Z")
+	}
+	return until, nil
+}
+
+// fits reports whether a backup can be rolled forward to the target.
+func (s *RestoreDatabases) fits(layer repository.DatabaseLayer, position string, until time.Time) bool {
+	if layer.Facts["from"] == "" || layer.Facts["to"] == "" || layer.Facts["timeEnd"] == "" {
+		return false // logs do not go on from it
+	}
+	if position != "" && layer.Facts["to"] > position {
+		return false
+	}
+	ended, err := time.Parse(time.RFC3339, layer.Facts["timeEnd"])
+	return until.IsZero() || err == nil && !ended.After(until)
 }
 
 func openCaptured(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) (*openDatabase, error) {
@@ -107,15 +211,19 @@ func openCaptured(ctx context.Context, run *orchestrator.Run, layer repository.D
 	return connectDatabase(ctx, run, d, engine)
 }
 
-func (s *RestoreDatabases) config(run *orchestrator.Run, point repository.Point, layer repository.DatabaseLayer) database.RestoreConfig {
-	folder := repository.DatabasePath(layer.Name) + "/"
+func (s *RestoreDatabases) config(run *orchestrator.Run, base databaseBase) database.RestoreConfig {
+	folder := base.layer.Path + "/"
 	config := database.RestoreConfig{
-		Mode: layer.Mode, Facts: layer.Facts, Replace: s.OnExisting == ReplaceExisting, Progress: run.Progress,
+		Mode: base.layer.Mode, Facts: base.layer.Facts, Replace: s.OnExisting == ReplaceExisting, Progress: run.Progress,
+		Until: s.Until, Logs: base.logs.logs(),
 		Open: func(ctx context.Context, part database.Part) (io.ReadCloser, error) {
-			return run.Repository.OpenPath(ctx, point, folder+part.Path)
+			return run.Repository.OpenPath(ctx, base.point, folder+part.Path)
+		},
+		OpenLog: func(ctx context.Context, log database.Log) (io.ReadCloser, error) {
+			return run.Repository.OpenPath(ctx, base.logs.point, base.logs.layer.Path+"/"+log.Name)
 		},
 	}
-	for _, part := range layer.Parts {
+	for _, part := range base.layer.Parts {
 		config.Parts = append(config.Parts, database.Part{Path: strings.TrimPrefix(part.Path, folder), Phase: part.Phase, Bytes: part.Size, Args: part.Args})
 	}
 	return config
@@ -126,49 +234,25 @@ func (s *RestoreDatabases) Do(ctx context.Context, run *orchestrator.Run, prior 
 	if len(prior) > 0 {
 		return prior, nil // what was written since is not to be lost
 	}
-	point, manifest, err := pointOf(ctx, run)
-	if err != nil {
-		return nil, err
-	}
-	layer, err := databaseLayer(manifest, run.Item)
-	if err != nil {
-		return nil, err
-	}
-	o, err := openCaptured(ctx, run, layer)
+	o, base, err := s.open(ctx, run, run.Item)
 	if err != nil {
 		return nil, err
 	}
 	defer o.close()
-	r := restoredDatabase{Parts: len(layer.Parts)}
-	if r.Server, err = o.Version(ctx); err != nil {
+	r := restoredDatabase{Parts: len(base.layer.Parts), Server: base.layer.Server, Base: base.point.ID, Until: s.Until.String()}
+	if err := o.Restore(ctx, s.config(run, base)); err != nil {
 		return nil, err
 	}
-	if err := o.Restore(ctx, s.config(run, point, layer)); err != nil {
-		return nil, err
-	}
-	for _, part := range layer.Parts {
+	for _, part := range base.layer.Parts {
 		r.Bytes += part.Size
 	}
 	return json.Marshal(r)
 }
 
-// Verify asks the server whether it is there; what it holds is for verify-databases.
-func (s *RestoreDatabases) Verify(ctx context.Context, run *orchestrator.Run, _ orchestrator.Receipt) error {
-	_, manifest, err := pointOf(ctx, run)
-	if err != nil {
-		return err
-	}
-	layer, err := databaseLayer(manifest, run.Item)
-	if err != nil {
-		return err
-	}
-	o, err := openCaptured(ctx, run, layer)
-	if err != nil {
-		return err
-	}
-	defer o.close()
-	_, err = o.Version(ctx)
-	return err
+// Verify has nothing to look at: a physical restore leaves the server stopped, and what a server holds is for
+// verify-databases.
+func (s *RestoreDatabases) Verify(context.Context, *orchestrator.Run, orchestrator.Receipt) error {
+	return nil
 }
 
 // Undo leaves the data: a restore that replaced something can't bring it back, and data is never deleted here.

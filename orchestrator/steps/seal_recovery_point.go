@@ -79,7 +79,7 @@ func (s *SealRecoveryPoint) seal(ctx context.Context, run *orchestrator.Run, sou
 func sealLayers(source sealSource) (repository.Manifest, []repository.Subtree, error) {
 	var manifest repository.Manifest
 	var subtrees []repository.Subtree
-	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes, sealDatabases} {
+	for _, gather := range []func(sealSource, *repository.Manifest) ([]repository.Subtree, error){sealEtcd, sealMachines, sealNamespaces, sealVolumes, sealDatabases, sealLogs} {
 		more, err := gather(source, &manifest)
 		if err != nil {
 			return manifest, nil, err
@@ -169,6 +169,9 @@ func sealInstant(m repository.Manifest) (time.Time, float64) {
 	for _, database := range m.Databases {
 		times = append(times, database.Taken)
 	}
+	for _, logs := range m.DatabaseLogs {
+		times = append(times, logs.Taken)
+	}
 	first, last := slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)
 	instant := times[0]
 	if instants == 0 {
@@ -254,6 +257,11 @@ func sealedContents(m repository.Manifest) []repository.Content {
 		}
 		if database.Digests != nil {
 			out = append(out, *database.Digests)
+		}
+	}
+	for _, logs := range m.DatabaseLogs {
+		for _, log := range logs.Logs {
+			out = append(out, log.Content)
 		}
 	}
 	return out

@@ -25,6 +25,8 @@ func All() []orchestrator.Definition {
 			Layer: "namespaces", New: func() orchestrator.Step { return &CaptureNamespaces{} }},
 		{ID: "backup-databases", Summary: "capture databases with their engines' own tools", Purposes: capture,
 			Layer: "databases", New: func() orchestrator.Step { return &BackupDatabases{} }},
+		{ID: "archive-logs", Summary: "store what has come to databases' logs of changes", Purposes: capture,
+			Layer: "database logs", New: func() orchestrator.Step { return &ArchiveLogs{} }},
 		{ID: "seal-recovery-point", Summary: "make one signed recovery point of what was stored", Purposes: capture,
 			New: func() orchestrator.Step { return &SealRecoveryPoint{} }},
 		{ID: "verify-recovery-point", Summary: "read every content of the recovery point before anything is restored", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 )
@@ -38,3 +39,30 @@ type DatabasePart struct {
 
 // DatabasePath is a database's folder in a point. Its name is checked when the document is read.
 func DatabasePath(name string) string { return "databases/" + name }
+
+// DatabaseLogsLayer describes database-logs/<name>/: the files of one server's log of changes, those of earlier
+// points among them.
+type DatabaseLogsLayer struct {
+	Name   string        `json:"name"` // of the database in the Cluster document
+	Path   string        `json:"path"` // its folder in the point: DatabaseLogsPath
+	Engine string        `json:"engine"`
+	Taken  time.Time     `json:"taken"` // when the newest were complete
+	Logs   []DatabaseLog `json:"logs"`  // in their order
+}
+
+// DatabaseLog is one file of a log.
+type DatabaseLog struct {
+	Content
+	// From and To are positions in the engine's words, which order as text; empty for a file that is no
+	// stretch of the log.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+}
+
+// DatabaseLogsPath is the folder of a database's logs in a point.
+func DatabaseLogsPath(name string) string { return "database-logs/" + name }
+
+// Content finds the object of a file that the signed manifest of a point names.
+func (r *Repository) Content(ctx context.Context, p Point, c Content) (Object, error) {
+	return r.content(ctx, p, c)
+}

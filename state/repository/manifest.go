@@ -8,7 +8,7 @@ const ManifestVersion = 3
 
 func (m Manifest) oldestVersion() int {
 	switch {
-	case len(m.Databases) > 0:
+	case len(m.Databases)+len(m.DatabaseLogs) > 0:
 		return 3
 	case len(m.Volumes) > 0:
 		return 2
@@ -37,6 +37,8 @@ type Manifest struct {
 	// CloudMachines are machines that can be made again with the volumes that were captured of them.
 	CloudMachines []CloudMachine  `json:"cloudMachines,omitempty"`
 	Databases     []DatabaseLayer `json:"databases,omitempty"`
+	// DatabaseLogs are the databases' logs of changes, from the oldest that a backup needs on.
+	DatabaseLogs []DatabaseLogsLayer `json:"databaseLogs,omitempty"`
 
 	// Instant is the moment the point stands for: that of the etcd snapshot, else of the namespaces'
 	// revision. RPO is counted from here.
