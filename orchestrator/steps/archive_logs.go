@@ -95,6 +95,10 @@ func (s *ArchiveLogs) Do(ctx context.Context, run *orchestrator.Run, _ orchestra
 	if err != nil {
 		return nil, err
 	}
+	needed, err := neededFrom(ctx, run, run.Item)
+	if err != nil {
+		return nil, err
+	}
 	taken := run.Now().UTC()
 	more, err := o.ArchiveLogs(ctx, database.ArchiveConfig{Sealed: before.end(), Store: run.Repository, Progress: run.Progress})
 	if err != nil {
@@ -104,11 +108,12 @@ func (s *ArchiveLogs) Do(ctx context.Context, run *orchestrator.Run, _ orchestra
 	if r.Gap, err = s.gap(run, before, more); err != nil {
 		return nil, err
 	}
-	files, err := before.files(ctx, run)
+	kept := before.from(needed)
+	files, err := kept.files(ctx, run)
 	if err != nil {
 		return nil, err
 	}
-	r.Layer.Logs = before.layer.Logs
+	r.Layer.Logs = kept.layer.Logs
 	for _, log := range more {
 		if before.holds(log.Name) {
 			continue
@@ -195,6 +200,33 @@ func eachManifest(ctx context.Context, run *orchestrator.Run, each func(reposito
 		}
 	}
 	return nil
+}
+
+// neededFrom is the position at which the oldest backup of the database begins that logs can roll forward, empty
+// when there is none.
+func neededFrom(ctx context.Context, run *orchestrator.Run, name string) (string, error) {
+	oldest := ""
+	err := eachManifest(ctx, run, func(_ repository.Point, manifest repository.Manifest) bool {
+		for _, layer := range manifest.Databases {
+			if from := layer.Facts["from"]; layer.Name == name && layer.Facts["to"] != "" && (oldest == "" || from < oldest) {
+				oldest = from
+			}
+		}
+		return true
+	})
+	return oldest, err
+}
+
+// from leaves out the files that no backup needs any more.
+func (l sealedLogs) from(needed string) sealedLogs {
+	var kept []repository.DatabaseLog
+	for _, log := range l.layer.Logs {
+		if log.To == "" || log.To > needed {
+			kept = append(kept, log)
+		}
+	}
+	l.layer.Logs = kept
+	return l
 }
 
 // end is the position up to which the log is sealed, empty when nothing is.

@@ -169,3 +169,13 @@ func (s *Server) SQL(ctx context.Context, db, statements string) (string, error)
 	out, err := s.Run(ctx, filepath.Join(Programs, "psql"), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", db, "-c", statements)
 	return strings.TrimSpace(out), err
 }
+
+// Must is SQL that may not fail.
+func (s *Server) Must(t testing.TB, db, statements string) string {
+	t.Helper()
+	out, err := s.SQL(t.Context(), db, statements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
