@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -19,6 +20,7 @@ type image struct {
 	name       string
 	entrypoint []string
 	files      map[string]string // path in the image to path on the host
+	root       string            // a whole root filesystem, in place of files
 }
 
 // images makes the tars of all images that a kubeadm cluster wants, under kubeadm's names.
@@ -111,6 +113,11 @@ func (i image) writeFile(path string) error {
 }
 
 func (i image) writeLayer(out io.Writer) error {
+	if i.root != "" {
+		c := exec.Command("tar", "-C", i.root, "--numeric-owner", "-c", ".")
+		c.Stdout, c.Stderr = out, os.Stderr
+		return c.Run()
+	}
 	w := tar.NewWriter(out)
 	for _, dir := range []string{"tmp", "run", "www"} {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o1777}); err != nil {
@@ -154,7 +161,13 @@ func copyEntry(w *tar.Writer, name, source string, mode int64) error {
 // hard links: they write no file of an image in place.
 func (b *builder) containerd(ctx context.Context, p parts) (string, error) {
 	return b.make("containerd", p.images, "unpacked images", func(dir string) error {
-		script := `
+		return importInto(ctx, dir, p.base, p.images)
+	})
+}
+
+// importInto has a containerd of the base system unpack a folder's tars into dir/state.
+func importInto(ctx context.Context, dir, base, images string) error {
+	script := `
 mount --make-rprivate /
 mkdir -p "$DIR/x/upper" "$DIR/x/work" "$DIR/x/root" "$DIR/state"
 mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$DIR/x/upper,workdir=$DIR/x/work" "$DIR/x/root"
@@ -172,11 +185,10 @@ chroot . /bin/sh -eu -c '
 	kill $!
 	wait
 '`
-		args := []string{"DIR=" + dir, "BASE=" + p.base, "IMAGES=" + p.images}
-		args = append(args, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", script)
-		if _, err := command(ctx, nil, "env", args...); err != nil {
-			return err
-		}
-		return os.RemoveAll(filepath.Join(dir, "x"))
-	})
+	args := []string{"DIR=" + dir, "BASE=" + base, "IMAGES=" + images}
+	args = append(args, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-eu", "-c", script)
+	if _, err := command(ctx, nil, "env", args...); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(dir, "x"))
 }

@@ -20,6 +20,8 @@ type Config struct {
 	Disks         []Disk // of the first worker
 	// Packages are Debian packages that the workers have beside the base system's.
 	Packages []string
+	// Images are container images that all members have beside those of Kubernetes.
+	Images []string
 }
 
 // Up makes a lab with a running kubeadm cluster, all nodes Ready.
@@ -40,10 +42,10 @@ func Up(ctx context.Context, config Config, say func(format string, args ...any)
 func (l *Lab) up(ctx context.Context, config Config) error {
 	var members []Machine
 	for i := range config.ControlPlanes {
-		members = append(members, Machine{Name: fmt.Sprintf("%s-cp-%d", config.Name, i), Role: RoleControlPlane})
+		members = append(members, Machine{Name: fmt.Sprintf("%s-cp-%d", config.Name, i), Role: RoleControlPlane, Images: config.Images})
 	}
 	for i := range config.Workers {
-		worker := Machine{Name: fmt.Sprintf("%s-worker-%d", config.Name, i), Role: RoleWorker, Packages: config.Packages}
+		worker := Machine{Name: fmt.Sprintf("%s-worker-%d", config.Name, i), Role: RoleWorker, Packages: config.Packages, Images: config.Images}
 		if i == 0 {
 			worker.Disks = config.Disks
 		}

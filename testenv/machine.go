@@ -35,6 +35,8 @@ type Machine struct {
 	Backends []string `json:"backends,omitempty"`
 	// Packages are Debian packages that it has beside the base system's.
 	Packages []string `json:"packages,omitempty"`
+	// Images are container images that it has beside those of Kubernetes: PostgresImage.
+	Images []string `json:"images,omitempty"`
 }
 
 // Disk is an attached disk: a sparse file behind a loop device, /dev/<name> on the machine.
@@ -71,7 +73,11 @@ func (l *Lab) boot(ctx context.Context, m *Machine) error {
 			return err
 		}
 	}
-	if err := l.cloneContainerd(ctx, dir); err != nil {
+	state, err := l.containerdWith(ctx, m.Images)
+	if err != nil {
+		return err
+	}
+	if err := cloneState(ctx, filepath.Join(state, "state"), filepath.Join(dir, "containerd")); err != nil {
 		return err
 	}
 	if err := l.prepare(ctx, m); err != nil {
@@ -93,13 +99,13 @@ func (l *Lab) boot(ctx context.Context, m *Machine) error {
 	return l.waitBooted(ctx, m)
 }
 
-// cloneContainerd gives the machine every image: unpacked files as hard links, databases as copies.
-func (l *Lab) cloneContainerd(ctx context.Context, dir string) error {
+// cloneState copies containerd's state with every image: unpacked files as hard links, databases as copies.
+func cloneState(ctx context.Context, from, to string) error {
 	script := `
-rm -rf "$1/containerd"
-cp -al "$0" "$1/containerd" 2>/dev/null || { rm -rf "$1/containerd"; cp -a "$0" "$1/containerd"; }
-find "$0" -name '*.db' -printf '%P\n' | while read -r db; do cp --remove-destination "$0/$db" "$1/containerd/$db"; done`
-	_, err := command(ctx, nil, "/bin/sh", "-euc", script, filepath.Join(l.parts.containerd, "state"), dir)
+rm -rf "$1"
+cp -al "$0" "$1" 2>/dev/null || { rm -rf "$1"; cp -a "$0" "$1"; }
+find "$0" -name '*.db' -printf '%P\n' | while read -r db; do cp --remove-destination "$0/$db" "$1/$db"; done`
+	_, err := command(ctx, nil, "/bin/sh", "-euc", script, from, to)
 	return err
 }
 
