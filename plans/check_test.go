@@ -59,7 +59,7 @@ func TestCheckWithoutDocuments(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	checked, err := CheckSteps(set, "capture", vocabulary())
-	if err != nil || checked.Cluster != nil || len(checked.Graph.Order()) != 5 {
+	if err != nil || checked.Cluster != nil || len(checked.Graph.Order()) != 6 {
 		t.Errorf("got %+v, %v", checked, err)
 	}
 	set.Clusters["a"], set.Clusters["b"] = &Cluster{}, &Cluster{}

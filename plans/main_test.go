@@ -92,6 +92,7 @@ func vocabulary() words {
 	add("capture-namespaces", "Save every API object, all at the revision of the etcd snapshot, in pages and in parallel.",
 		false, Capture, func() any { return &namespacesStep{} })
 	add("capture-volumes", "Save what has changed in volumes.", true, Capture, plain)
+	add("backup-databases", "Save databases with their own tools.", true, Capture, plain)
 	add("seal-recovery-point", "Sign one manifest over everything.", false, Capture, plain)
 	for _, id := range []string{"provision-machines", "restore-machines", "renew-identities"} {
 		add(id, "Summary of "+id+".", true, Recover, plain)
@@ -101,6 +102,9 @@ func vocabulary() words {
 	}
 	for _, id := range []string{"restore-volumes", "bind-volumes"} {
 		w[id] = StepSpec{ID: id, Summary: "Summary of " + id + ".", FanOut: id == "restore-volumes", Purposes: []Purpose{Recover, Migrate, Drill}, New: plain}
+	}
+	for _, id := range []string{"restore-databases", "verify-databases"} {
+		w[id] = StepSpec{ID: id, Summary: "Summary of " + id + ".", FanOut: true, Purposes: []Purpose{Recover, Migrate, Drill}, New: plain}
 	}
 	w["verify-recovery-point"] = StepSpec{ID: "verify-recovery-point", Summary: "Summary of verify-recovery-point.", Purposes: []Purpose{Recover, Migrate, Drill}, New: plain}
 	w["verify-cluster"] = StepSpec{ID: "verify-cluster", Summary: "Summary of verify-cluster.", Purposes: []Purpose{Recover, Migrate, Drill},
