@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -236,6 +237,11 @@ func (l *Lab) FetchKubeconfig(ctx context.Context, machine string) error {
 // Kubectl runs the lab's kubectl as the cluster's administrator.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return command(ctx, nil, filepath.Join(l.parts.programs, "kubectl"), append([]string{"--kubeconfig", l.KubeconfigFile()}, args...)...)
+}
+
+// KubectlCommand is kubectl as the cluster's administrator, for callers that bring their own streams.
+func (l *Lab) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, filepath.Join(l.parts.programs, "kubectl"), append([]string{"--kubeconfig", l.KubeconfigFile()}, args...)...)
 }
 
 // LoadImage keeps an image in the lab's store and gives it to every machine that runs; machines

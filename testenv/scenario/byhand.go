@@ -13,7 +13,7 @@ import (
 // Blank makes blank machines, with their disks, in place of members that were destroyed.
 func (s *Scenario) Blank(ctx context.Context, members []string) error {
 	for _, name := range members {
-		m := testenv.Machine{Name: name, Role: testenv.RoleBlank}
+		m := testenv.Machine{Name: name, Role: testenv.RoleBlank, Images: s.config.Cluster.Images}
 		if name == s.diskOn {
 			m.Disks = s.config.Cluster.Disks
 		}

@@ -81,10 +81,14 @@ func (s *Scenario) Prove(ctx context.Context, rebuilt Rebuilt) ([]Proof, error) 
 		}
 		proofs = append(proofs, found...)
 	}
+	s.tellProofs(proofs)
+	return proofs, nil
+}
+
+func (s *Scenario) tellProofs(proofs []Proof) {
 	for _, p := range proofs {
 		s.say("%-44s %s", p.Name, map[bool]string{true: "holds", false: "FAILS: expected " + p.Expected + ", found " + p.Found}[p.Holds])
 	}
-	return proofs, nil
 }
 
 func (s *Scenario) provePods(ctx context.Context, _ Rebuilt, client kubernetes.Interface) ([]Proof, error) {

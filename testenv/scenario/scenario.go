@@ -49,6 +49,12 @@ type Scenario struct {
 	writer   *writer
 	tokens   [][]byte
 
+	bank       *bank        // once it was opened
+	banked     capturedBank // what the point holds of it
+	bankedMost int          // transactions that were sent when its capture had ended
+
+	// Databases are lines of YAML below spec of the Cluster document.
+	Databases string
 	// Storage are lines of YAML below spec.storage, of the Cluster document and then of the Machines
 	// document.
 	Storage string
@@ -163,7 +169,7 @@ func (s *Scenario) machineWithDisk() string {
 
 // Init makes repository, key and inventory.
 func (s *Scenario) Init(ctx context.Context) error {
-	documents := s.Lab.Inventory() + s.storage() + fmt.Sprintf("---\napiVersion: muster.dev/v1alpha1\nkind: Repository\nmetadata: {name: vault}\nspec: {url: \"file://%s\", keyFile: %s}\n",
+	documents := s.Lab.Inventory() + s.storage() + s.Databases + fmt.Sprintf("---\napiVersion: muster.dev/v1alpha1\nkind: Repository\nmetadata: {name: vault}\nspec: {url: \"file://%s\", keyFile: %s}\n",
 		s.path("repository"), s.path("muster.key"))
 	if err := os.WriteFile(s.path("muster.yaml"), []byte(documents), 0o600); err != nil {
 		return err
@@ -228,6 +234,11 @@ func (s *Scenario) Capture(ctx context.Context) error {
 	if err := s.StartWriter(ctx); err != nil {
 		return err
 	}
+	if s.bank != nil {
+		if err := s.StartBankWriter(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.Run(ctx, "capture", nil, "run", "capture")
 	return errors.Join(err, s.EndCapture(ctx))
 }
@@ -257,6 +268,13 @@ func (s *Scenario) EndCapture(ctx context.Context) error {
 		return err
 	}
 	s.Point, s.Revision = manifest.ID, manifest.Etcd.Revision
+	if s.bank != nil {
+		var err error
+		s.bankedMost = s.bank.sentSoFar()
+		if s.banked, err = s.capturedBank(ctx); err != nil {
+			return err
+		}
+	}
 	config, err := restConfig(s.Lab)
 	if err != nil {
 		return err
