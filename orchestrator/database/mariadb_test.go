@@ -712,3 +712,46 @@ func TestMariaDBEmpty(t *testing.T) {
 	}
 	mariadbSame(t, source, target)
 }
+
+// Damage in the server's own files is told as such, and makes no backup.
+func TestMariaDBCorrupt(t *testing.T) {
+	for engine, file := range map[string]string{"InnoDB": "padding.ibd", "MyISAM": "log.MYD"} {
+		t.Run(engine, func(t *testing.T) {
+			source := mariadb.Need(t)
+			mariadbMoney(t, source, engine)
+			if engine == "MyISAM" {
+				mariadbSQL(t, source, "s3", "insert into log values (1, 1); flush tables")
+			}
+			if err := source.Stop(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(source.Data(), "s3", file)
+			content, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := len(content) / 4; i < len(content)*3/4; i++ {
+				content[i] ^= 0x5a
+			}
+			if engine == "MyISAM" {
+				content = content[:1]
+			}
+			if err := os.WriteFile(name, content, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := source.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, err = mariadbServer(t, source, map[string]string{"nonTransactional": "lock"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: time.Now})
+			if fault.KindOf(err) != fault.Corrupt {
+				t.Error(err)
+			}
+			if engine == "InnoDB" {
+				_, err = mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Mode: "physical", Store: newRepository(t), Progress: progress{}, Now: time.Now})
+				if fault.KindOf(err) != fault.Corrupt || strings.Contains(err.Error(), "ZZZ") {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
