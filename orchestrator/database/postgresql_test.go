@@ -11,9 +11,7 @@ import (
 	"time"
 
 	"github.com/musterdr/muster/orchestrator/database"
-	"github.com/musterdr/muster/orchestrator/secret"
 	"github.com/musterdr/muster/orchestrator/shell"
-	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/state/repository"
 	"github.com/musterdr/muster/testenv/postgres"
 )
@@ -45,22 +43,7 @@ func newRepository(t *testing.T) *repository.Repository {
 
 func postgresServer(t *testing.T, s *postgres.Server, settings map[string]string) *database.Server {
 	t.Helper()
-	engine, err := database.Find("postgresql", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]string{"host": s.Socket}
-	for name, value := range settings {
-		all[name] = value
-	}
-	server, err := database.NewServer(database.ServerConfig{
-		Database: plans.Database{Name: "shop/ledger", Engine: "postgresql", Settings: all, Secrets: map[string]plans.DatabaseSecret{"password": {Env: "X"}}},
-		Engine:   engine, Place: shell.Runner{}, Secrets: map[string]string{"password": postgres.Password}, Mask: secret.NewMask(postgres.Password), Token: "0123456789abcdef",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return server
+	return postgresAt(t, shell.Runner{}, s, postgres.Password, settings)
 }
 
 // everything is a database with what dumps are known to lose.
