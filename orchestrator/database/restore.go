@@ -210,7 +210,7 @@ func (r *reading) failed() error {
 func (r *reading) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
 	r.progress.Add(int64(n), 0)
-	if err != nil && err != io.EOF { //nolint:errorlint // readers return EOF itself
+	if err != nil && err != io.EOF {
 		r.mu.Lock()
 		r.err = err
 		r.mu.Unlock()

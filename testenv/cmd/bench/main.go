@@ -49,6 +49,8 @@ func benchmarks() []benchmark {
 		rbdSparse(),
 		glusterCapture(),
 		ebsBlocks(),
+		postgresLogical(),
+		postgresPhysical(),
 	}
 }
 
