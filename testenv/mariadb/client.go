@@ -19,7 +19,7 @@ type Client struct {
 
 // Open connects. The connection ends with Close, or ctx.
 func (s *Server) Open(ctx context.Context) (*Client, error) {
-	c := &Client{process: exec.CommandContext(ctx, "mariadb", "--defaults-file="+s.client(), "--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect")}
+	c := &Client{process: exec.CommandContext(ctx, "mariadb", "--defaults-file="+s.ClientFile(), "--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect")}
 	c.process.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
 	var err error
 	if c.input, err = c.process.StdinPipe(); err != nil {

@@ -99,7 +99,7 @@ func (s *Server) Init(ctx context.Context) error {
 		return err
 	}
 	client := "[client]\nuser=root\nsocket=" + s.Socket() + "\npassword=\"" + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(Password) + "\"\n"
-	if err := os.WriteFile(s.client(), []byte(client), 0o644); err != nil {
+	if err := os.WriteFile(s.ClientFile(), []byte(client), 0o644); err != nil {
 		return err
 	}
 	_, err := s.Run(ctx, "mariadb-install-db", "--no-defaults", "--datadir="+s.Data(), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-log-bin", "--innodb-log-file-size=32M")
@@ -109,7 +109,8 @@ func (s *Server) Init(ctx context.Context) error {
 // first holds what the server executes when it starts for the first time.
 func (s *Server) first() string { return filepath.Join(s.Dir, "first.sql") }
 
-func (s *Server) client() string { return filepath.Join(s.Dir, "client.cnf") }
+// ClientFile holds what clients log in with.
+func (s *Server) ClientFile() string { return filepath.Join(s.Dir, "client.cnf") }
 
 // Start starts the server, and waits until it takes connections.
 func (s *Server) Start(ctx context.Context) error {
@@ -179,7 +180,7 @@ func (s *Server) Run(ctx context.Context, name string, args ...string) (string, 
 
 // SQL runs statements in a schema as root, and returns the rows, fields with tabs between them.
 func (s *Server) SQL(ctx context.Context, schema, statements string) (string, error) {
-	args := []string{"--defaults-file=" + s.client(), "--batch", "--raw", "--skip-column-names", "--default-character-set=utf8mb4", "--execute", statements}
+	args := []string{"--defaults-file=" + s.ClientFile(), "--batch", "--raw", "--skip-column-names", "--default-character-set=utf8mb4", "--execute", statements}
 	if schema != "" {
 		args = append(args, "--database="+schema)
 	}
@@ -189,7 +190,7 @@ func (s *Server) SQL(ctx context.Context, schema, statements string) (string, er
 
 // Dump is what mariadb-dump shows with these arguments, without what differs from call to call.
 func (s *Server) Dump(ctx context.Context, args ...string) (string, error) {
-	return s.Run(ctx, "mariadb-dump", append([]string{"--defaults-file=" + s.client(), "--skip-dump-date", "--hex-blob"}, args...)...)
+	return s.Run(ctx, "mariadb-dump", append([]string{"--defaults-file=" + s.ClientFile(), "--skip-dump-date", "--hex-blob"}, args...)...)
 }
 
 // Source runs statements as the client reads them from a file, with its own commands among them.
@@ -198,6 +199,6 @@ func (s *Server) Source(ctx context.Context, statements string) error {
 	if err := os.WriteFile(file, []byte(statements), 0o644); err != nil {
 		return err
 	}
-	_, err := s.Run(ctx, "mariadb", "--defaults-file="+s.client(), "--batch", "--default-character-set=utf8mb4", "--execute", "source "+file)
+	_, err := s.Run(ctx, "mariadb", "--defaults-file="+s.ClientFile(), "--batch", "--default-character-set=utf8mb4", "--execute", "source "+file)
 	return err
 }

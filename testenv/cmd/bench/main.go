@@ -51,6 +51,8 @@ func benchmarks() []benchmark {
 		ebsBlocks(),
 		postgresLogical(),
 		postgresPhysical(),
+		mariadbLogical(),
+		mariadbPhysical(),
 	}
 }
 
