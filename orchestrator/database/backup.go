@@ -43,8 +43,8 @@ type BackupConfig struct {
 type Backup struct {
 	Mode        string
 	PointInTime bool
-	Server      string // its version
-	Taken       time.Time
+	Server      string    // its version
+	Taken       time.Time // what was acknowledged by then is there
 	Facts       map[string]string
 	Parts       []Stored
 	Scopes      []string
@@ -82,11 +82,11 @@ func (s *Server) Backup(ctx context.Context, config BackupConfig) (Backup, error
 	if config.Digests && s.Engine.Spec.Digest != "" {
 		env["DIGESTS"] = "yes"
 	}
+	out.Taken = config.Now().UTC() // before the instant: what was acknowledged by then is in the backup
 	held, err := s.begin(ctx, mode.Session, env, planned.parts)
 	if err != nil {
 		return out, err
 	}
-	out.Taken = config.Now().UTC()
 	b := &backingUp{Server: s, config: config, mode: mode, held: held, backup: &out}
 	err = b.parts(ctx, planned)
 	ended := held.close()

@@ -16,7 +16,7 @@ type DatabaseLayer struct {
 	Mode       string `json:"mode"`       // "logical", "physical"
 	// PointInTime says that the content is one instant of the whole server.
 	PointInTime bool      `json:"pointInTime"`
-	Taken       time.Time `json:"taken"` // by the runner's clock, when the instant was held
+	Taken       time.Time `json:"taken"` // by the runner's clock, just before the instant: what was acknowledged by then is there
 	// Facts are what the engine told: its position (LSN, GTID, file and offset) among them.
 	Facts  map[string]string `json:"facts"`
 	Parts  []DatabasePart    `json:"parts"`
