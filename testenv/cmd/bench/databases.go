@@ -22,11 +22,11 @@ import (
 
 // Both servers hold the accounts of pgbench at this scale: 100,000 each.
 const (
-	bankScale    = 30
+	bankScale    = 100
 	bankAccounts = bankScale * 100_000
 )
 
-const bankHow = "A %s server on this machine with 3 million accounts, as pgbench makes them at scale 30. Ours is what backup-databases does in this mode, without digests: " +
+const bankHow = "A %s server on this machine with 10 million accounts, as pgbench makes them at scale 100. Ours is what backup-databases does in this mode, without digests: " +
 	"into an empty repository (encrypted, compressed, flushed). %s MB are those of the server's own files."
 
 func postgresLogical() benchmark {
