@@ -269,9 +269,7 @@ func (s *Scenario) EndCapture(ctx context.Context) error {
 	}
 	s.Point, s.Revision = manifest.ID, manifest.Etcd.Revision
 	if s.bank != nil {
-		var err error
-		s.bankedMost = s.bank.sentSoFar()
-		if s.banked, err = s.capturedBank(ctx); err != nil {
+		if err := s.endBankCapture(ctx); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -32,13 +33,21 @@ func (s *Scenario) Tokens(ctx context.Context) error {
 	for _, secret := range list.Items {
 		s.tokens = append(s.tokens, secret.Data[corev1.ServiceAccountTokenKey])
 	}
+	if len(s.tokens) == 0 {
+		return errors.New("there are no tokens")
+	}
+	return s.readAdministrator()
+}
+
+// readAdministrator keeps the administrator's key.
+func (s *Scenario) readAdministrator() error {
 	config, err := restConfig(s.Lab)
 	if err != nil {
 		return err
 	}
 	key := bytes.Split(config.KeyData, []byte("\n"))
-	if len(s.tokens) == 0 || len(key) < 3 {
-		return fmt.Errorf("there are %d tokens, and a key of %d lines", len(s.tokens), len(key))
+	if len(key) < 3 {
+		return fmt.Errorf("a key of %d lines", len(key))
 	}
 	s.tokens = append(s.tokens, key[1], []byte(base64.StdEncoding.EncodeToString(config.KeyData)))
 	return nil

@@ -1,5 +1,6 @@
-// Command demo plays the worst day on one machine: it builds a cluster in the lab, fills it,
-// captures it, destroys every machine, rebuilds it with one command and proves what came back.
+// Command demo plays the worst day on one machine: it builds a cluster in the lab with a database that
+// is written to all the time, fills it, captures it, destroys every machine, rebuilds it with one command
+// and proves what came back.
 package main
 
 import (
@@ -36,13 +37,15 @@ func main() {
 
 // result is build/demo.json.
 type result struct {
-	Verdict string           `json:"verdict"`
-	RPO     float64          `json:"rpoSeconds"`
-	RTO     float64          `json:"rtoSeconds"`
-	Point   string           `json:"point"`
-	Objects int              `json:"objects"`
-	Report  scenario.Report  `json:"report"`
-	Proofs  []scenario.Proof `json:"proofs"`
+	Verdict string  `json:"verdict"`
+	RPO     float64 `json:"rpoSeconds"`
+	RTO     float64 `json:"rtoSeconds"`
+	Point   string  `json:"point"`
+	Objects int     `json:"objects"`
+	// Database tells what the loss cost by the books of the one who wrote into the database until it happened.
+	Database scenario.BankLoss `json:"database"`
+	Report   scenario.Report   `json:"report"`
+	Proofs   []scenario.Proof  `json:"proofs"`
 }
 
 func demo(ctx context.Context) (err error) {
@@ -70,7 +73,7 @@ func demo(ctx context.Context) (err error) {
 		return err
 	}
 	s, err := scenario.New(ctx, scenario.Config{
-		Cluster: testenv.Config{Name: labName, ControlPlanes: 1, Workers: 2, Disks: []testenv.Disk{{Name: scenario.Disk, Bytes: 256 << 20}}},
+		Cluster: testenv.Config{Name: labName, ControlPlanes: 1, Workers: 2, Disks: []testenv.Disk{{Name: scenario.Disk, Bytes: 256 << 20}}, Images: []string{testenv.PostgresImage}},
 		Size:    scenario.Size(24, 40), Dir: dir, Muster: muster, Out: os.Stdout,
 	})
 	if err != nil {
@@ -96,14 +99,14 @@ func play(ctx context.Context, s *scenario.Scenario) (result, error) {
 	for _, name := range members {
 		machines[name] = *s.Lab.State.Machines[name]
 	}
-	for _, step := range []func(context.Context) error{s.Fill, s.Init, s.Capture, s.Destroy} {
+	for _, step := range []func(context.Context) error{s.Fill, s.OpenBank, s.Init, s.Capture, s.Destroy} {
 		if err := step(ctx); err != nil {
 			return result{}, err
 		}
 	}
 	var targets []testenv.Target
 	for _, name := range members {
-		blank := testenv.Machine{Name: name, Role: testenv.RoleBlank, Disks: machines[name].Disks}
+		blank := testenv.Machine{Name: name, Role: testenv.RoleBlank, Disks: machines[name].Disks, Images: machines[name].Images}
 		if err := s.Lab.NewMachine(ctx, blank); err != nil {
 			return result{}, err
 		}
@@ -117,7 +120,12 @@ func play(ctx context.Context, s *scenario.Scenario) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	r := result{Verdict: report.Verdict, RPO: report.RPO, RTO: report.RTO, Point: s.Point, Objects: len(s.Before), Report: report, Proofs: proofs}
+	more, loss, err := s.ProveBank(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	proofs = append(proofs, more...)
+	r := result{Verdict: report.Verdict, RPO: report.RPO, RTO: report.RTO, Point: s.Point, Objects: len(s.Before), Database: loss, Report: report, Proofs: proofs}
 	for _, p := range proofs {
 		if !p.Holds {
 			r.Verdict = "incomplete"
@@ -152,7 +160,8 @@ func print(r result) {
 		fmt.Fprintf(w, "%s\t%.36s\t%.36s\t%v\n", p.Name, p.Expected, p.Found, p.Holds)
 	}
 	_ = w.Flush()
-	fmt.Printf("\nRPO %s   RTO %s   verdict: %s\n", seconds(r.RPO), seconds(r.RTO), strings.ToUpper(r.Verdict))
+	fmt.Printf("\nDatabase: RPO %s, %d of %d acknowledged transactions came back\n", seconds(r.Database.RPO), r.Database.Restored, r.Database.Acknowledged)
+	fmt.Printf("RPO %s   RTO %s   verdict: %s\n", seconds(r.RPO), seconds(r.RTO), strings.ToUpper(r.Verdict))
 }
 
 func seconds(s float64) string {
