@@ -77,7 +77,7 @@ On the worst day:  muster rebuild --repository URL --key-file F --machines machi
 	a.providers.register(flags)
 	root.AddCommand(
 		a.initCommand(), a.planCommand(), a.runCommand(), a.runsCommand(),
-		a.pointsCommand(), a.rebuildCommand(), a.replayCommand(), a.extractCommand(), a.rbacCommand(), a.providerCommand(), a.versionCommand(),
+		a.pointsCommand(), a.rebuildCommand(), a.replayCommand(), a.extractCommand(), a.rbacCommand(), a.providerCommand(), a.databaseCommand(), a.versionCommand(),
 	)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	return root

@@ -30,7 +30,42 @@ func printManifest(out io.Writer, m repository.Manifest) error {
 	for _, left := range m.VolumesLeft {
 		fmt.Fprintf(out, "  volume %s: not captured: %s\n", left.Subject, left.Reason)
 	}
+	printDatabases(out, m)
 	return nil
+}
+
+func printDatabases(out io.Writer, m repository.Manifest) {
+	for _, d := range m.Databases {
+		var bytes int64
+		for _, part := range d.Parts {
+			bytes += part.Size
+		}
+		instant := "one instant"
+		if !d.PointInTime {
+			instant = "no single instant"
+		}
+		tables := "without digests"
+		if d.Digests != nil {
+			tables = fmt.Sprintf("digests of %d tables", d.Tables)
+		}
+		fmt.Fprintf(out, "  database %s: %s %s, %s at %s (%s), %d parts, %s, %s\n", d.Name, d.Engine, printable(d.Server), d.Mode, d.Taken.Format(time.RFC3339), instant, len(d.Parts), bytesText(bytes), tables)
+	}
+	for _, logs := range m.DatabaseLogs {
+		var bytes int64
+		from, to := "", ""
+		for _, log := range logs.Logs {
+			bytes += log.Size
+			if log.From != "" && (from == "" || log.From < from) {
+				from = log.From
+			}
+			to = max(to, log.To)
+		}
+		reach := "no stretch of the log"
+		if from != "" {
+			reach = fmt.Sprintf("from %s to %s", printable(from), printable(to))
+		}
+		fmt.Fprintf(out, "  logs of database %s: %d files, %s, %s, complete at %s\n", logs.Name, len(logs.Logs), bytesText(bytes), reach, logs.Taken.Format(time.RFC3339))
+	}
 }
 
 func placeText(mode repository.VolumeMode) string {
