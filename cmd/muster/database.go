@@ -173,7 +173,9 @@ func (a *app) showEngine(set *plans.Set, name string) error {
 		{"Logs", map[bool]string{true: "can be archived", false: "can't be archived"}[e.Spec.Logs != nil]}, {"Tools", strings.Join(e.Spec.Tools, " ")},
 		{"Images", strings.Join(found.Images, " ")}, {"Ports", strings.Join(ports, " ")}, {"Operators", strings.Join(found.Operators, " ")},
 	} {
-		fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+		if line[1] != "" {
+			fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+		}
 	}
 	fmt.Fprintln(w, "\nMODE\tWHAT IT IS")
 	for _, mode := range slices.Sorted(maps.Keys(e.Spec.Modes)) {

@@ -67,7 +67,8 @@ func TestDatabaseDiscover(t *testing.T) {
 	if strings.Contains(printed, "hunter2") || strings.Contains(printed, "web") {
 		t.Error(printed)
 	}
-	proposed := "apiVersion: muster.dev/v1alpha1\nkind: Cluster\nmetadata: {name: proposed}\nspec:\n  kubeconfigFile: k\n" + printed[strings.Index(printed, "  databases:"):]
+	_, entries, _ := strings.Cut(printed, "\n  databases:\n")
+	proposed := "apiVersion: muster.dev/v1alpha1\nkind: Cluster\nmetadata: {name: proposed}\nspec:\n  kubeconfigFile: k\n  databases:\n" + entries
 	if set, err := plans.Read("proposed", strings.NewReader(proposed)); err != nil || len(set.Clusters["proposed"].Spec.Databases) != 2 {
 		t.Errorf("what is proposed can't be read: %v\n%s", err, proposed)
 	}
