@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,7 @@ func (s *Scenario) bankByHand(t *testing.T, transactions int) {
 		t.Errorf("by hand, %d of %d tables are equal:\n%s", compared, s.banked.Tables, out)
 	}
 	rows := s.shell(t, "psql -XAtqw -d "+workload.BankDatabase+" <<'SQL'\n"+readLedgerOf+"SQL\n")
-	rows.Env = append(c.Env, "PGUSER="+workload.BankRole, "PGPASSWORD="+workload.BankPassword(workload.BankClerk))
+	rows.Env = append(slices.Clip(c.Env), "PGUSER="+workload.BankRole, "PGPASSWORD="+workload.BankPassword(workload.BankClerk))
 	text, err := rows.Output()
 	must(t, err)
 	if got := rowsDigest(text); got != ledgerOf(transactions) {
