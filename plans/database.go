@@ -107,7 +107,7 @@ type EngineMode struct {
 	Holds bool `yaml:"holds,omitempty" json:"holds,omitempty"`
 	// Parts prints a part line for each stream that the backup consists of.
 	Parts string `yaml:"parts,omitempty" json:"parts,omitempty"`
-	// Backup writes one part to standard output; facts on standard error come after `fact`.
+	// Backup writes one part to standard output.
 	Backup string `yaml:"backup,omitempty" json:"backup,omitempty"`
 	// Target prints a problem line for everything that would make a restore fail, or lose what is there.
 	Target string `yaml:"target,omitempty" json:"target,omitempty"`
@@ -115,8 +115,6 @@ type EngineMode struct {
 	Begin   string `yaml:"begin,omitempty" json:"begin,omitempty"`
 	Restore string `yaml:"restore,omitempty" json:"restore,omitempty"`
 	Finish  string `yaml:"finish,omitempty" json:"finish,omitempty"`
-	// Undo removes what a backup of this mode may have left at the server.
-	Undo string `yaml:"undo,omitempty" json:"undo,omitempty"`
 }
 
 // EngineError gives what a tool says the kind of error that it is, and what to do about it.

@@ -107,7 +107,7 @@ func extendMode(mode, base plans.EngineMode) plans.EngineMode {
 }
 
 func scriptsOf(m *plans.EngineMode) []*string {
-	return []*string{&m.Check, &m.Session, &m.Parts, &m.Backup, &m.Target, &m.Begin, &m.Restore, &m.Finish, &m.Undo}
+	return []*string{&m.Check, &m.Session, &m.Parts, &m.Backup, &m.Target, &m.Begin, &m.Restore, &m.Finish}
 }
 
 func merged[T any](base, own map[string]T) map[string]T {

@@ -40,7 +40,7 @@ type logsReceipt struct {
 	Layer repository.DatabaseLogsLayer `json:"layer"`
 	Tree  repository.Tree              `json:"tree"` // database-logs/<name>
 	New   int                          `json:"new"`
-	// Gap says what is missing before the new files; a plan can make a new base then: `when: receipts.logs["a/b"].gap != ""`.
+	// Gap says what is missing before the new files; empty when nothing is.
 	Gap string `json:"gap"`
 }
 

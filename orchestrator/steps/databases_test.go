@@ -150,7 +150,9 @@ func TestDatabasesComeBack(t *testing.T) {
 func TestDatabasesRollForward(t *testing.T) {
 	source := postgres.Need(t)
 	d := newDatabaseDesk(t, source)
-	archive := func() map[string]orchestrator.Step { return map[string]orchestrator.Step{"archive-logs": &ArchiveLogs{}} }
+	archive := func() map[string]orchestrator.Step {
+		return map[string]orchestrator.Step{"archive-logs": &ArchiveLogs{}}
+	}
 	d.play(t, archive(), nil)
 	writing := postgres.StartTransfers(t, source)
 	writing.Past(t, 10)
@@ -194,7 +196,9 @@ func TestDatabasesRollForward(t *testing.T) {
 	// A point whose logs lack one file: refused before anything is touched.
 	d.at(t, source, nil)
 	source.Must(t, "postgres", "create table more as select generate_series(1, 1000)")
-	gapped := d.play(t, archive(), func(_ string, receipt orchestrator.Receipt) orchestrator.Receipt { return withoutLog(t, d, receipt, base) })
+	gapped := d.play(t, archive(), func(_ string, receipt orchestrator.Receipt) orchestrator.Receipt {
+		return withoutLog(t, d, receipt, base)
+	})
 	target, err := restore(database.Until{End: true}, gapped)
 	wantFault(t, err, fault.NotFound, "the archived logs have a gap")
 	if _, err := os.Stat(target.Data()); !os.IsNotExist(err) {
