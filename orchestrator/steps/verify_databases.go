@@ -169,8 +169,9 @@ func (s *VerifyDatabases) Undo(context.Context, *orchestrator.Run, orchestrator.
 func (s *VerifyDatabases) Summarize(receipt orchestrator.Receipt) (orchestrator.Summary, error) {
 	var r verifiedDatabase
 	err := json.Unmarshal(receipt, &r)
-	return orchestrator.Summary{
-		Layer: "databases compared", Unit: "tables", Expected: int64(r.Tables), Done: int64(r.Tables - len(r.Differ)),
-		Text: fmt.Sprintf("%d invariants hold", r.Invariants),
-	}, err
+	out := orchestrator.Summary{Layer: "databases compared", Unit: "tables", Expected: int64(r.Tables), Done: int64(r.Tables - len(r.Differ))}
+	if r.Invariants > 0 {
+		out.Text = fmt.Sprintf("%d invariants hold", r.Invariants)
+	}
+	return out, err
 }

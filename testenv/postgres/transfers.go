@@ -27,7 +27,7 @@ type Transfers struct {
 func StartTransfers(t *testing.T, s *Server) *Transfers {
 	t.Helper()
 	s.Must(t, "postgres", fmt.Sprintf(`create table account (id int primary key, balance bigint not null); insert into account select i, 1000 from generate_series(1, %d) i;
-		create table transfer (n int primary key, at timestamptz not null default clock_timestamp());`, Accounts))
+		create table transfer (n int primary key, s bigserial, at timestamptz not null default clock_timestamp());`, Accounts))
 	w := &Transfers{server: s}
 	w.changed = sync.NewCond(&w.mu)
 	w.ended.Go(func() {

@@ -56,7 +56,7 @@ create database accounts owner clerk;
 set role clerk;
 create table account (id int primary key, balance bigint not null check (balance > -1000000));
 create table log (number bigint primary key, source int not null references account, target int not null references account,
-  amount int not null, at timestamptz not null default now());
+  amount int not null, at timestamptz not null default now(), entry bigserial);
 create view overdrawn as select * from account where balance < 0;
 insert into account select n, 1000 from generate_series(0, 9999) n;
 \echo open
