@@ -258,10 +258,7 @@ func TestMariaDBOneInstant(t *testing.T) {
 	acknowledged, stop := mariadbWriters(t, source, writers)
 	var atReady []int
 	store := newRepository(t)
-	backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Store: store, Progress: progress{}, Digests: true, Now: func() time.Time {
-		atReady = acknowledged()
-		return time.Now()
-	}})
+	backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Store: store, Progress: whenHeld{call: func() { atReady = acknowledged() }}, Digests: true, Now: time.Now})
 	after := acknowledged()
 	if err := errors.Join(err, stop()); err != nil {
 		t.Fatal(err)
@@ -329,10 +326,7 @@ func TestMariaDBNonTransactional(t *testing.T) {
 	acknowledged, stop := mariadbWriters(t, source, 1)
 	var atReady []int
 	store := newRepository(t)
-	backup, err := server.Backup(t.Context(), database.BackupConfig{Store: store, Progress: progress{}, Digests: true, Now: func() time.Time {
-		atReady = acknowledged()
-		return time.Now()
-	}})
+	backup, err := server.Backup(t.Context(), database.BackupConfig{Store: store, Progress: whenHeld{call: func() { atReady = acknowledged() }}, Digests: true, Now: time.Now})
 	if err := errors.Join(err, stop()); err != nil {
 		t.Fatal(err)
 	}
@@ -405,16 +399,15 @@ func TestMariaDBHoldEnds(t *testing.T) {
 	mariadbMoney(t, source, "InnoDB")
 	never := func(m *plans.EngineMode) { m.Backup = "exec cat /dev/zero >/dev/null" }
 	var write chan error
-	begin := func() time.Time { // the lock is held now
+	begin := func() { // the lock is held now
 		write = make(chan error, 1)
 		go func() {
 			_, err := source.SQL(t.Context(), "s0", "update account set balance = balance + 1 where id = 1")
 			write <- err
 		}()
-		return time.Now()
 	}
 	t.Run("limit", func(t *testing.T) {
-		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: begin})
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: whenHeld{call: begin}, Now: time.Now})
 		if fault.KindOf(err) != fault.Busy || !strings.Contains(err.Error(), "only 0 of 4 parts had begun") {
 			t.Error(err)
 		}
@@ -424,10 +417,10 @@ func TestMariaDBHoldEnds(t *testing.T) {
 	})
 	t.Run("given up", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(ctx, database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: func() time.Time {
-			defer cancel()
-			return begin()
-		}})
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(ctx, database.BackupConfig{Store: newRepository(t), Now: time.Now, Progress: whenHeld{call: func() {
+			begin()
+			cancel()
+		}}})
 		if !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
@@ -436,7 +429,7 @@ func TestMariaDBHoldEnds(t *testing.T) {
 		}
 	})
 	t.Run("killed", func(t *testing.T) {
-		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Progress: progress{}, Now: func() time.Time {
+		_, err := mariadbWith(t, source, mariadb.Password, never, map[string]string{"holdSeconds": "1000"}).Backup(t.Context(), database.BackupConfig{Store: newRepository(t), Now: time.Now, Progress: whenHeld{call: func() {
 			for _, dir := range mariadbScripts(t, source) {
 				if _, err := os.Stat(filepath.Join(dir, "begun")); err != nil {
 					continue
@@ -453,8 +446,8 @@ func TestMariaDBHoldEnds(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			return begin()
-		}})
+			begin()
+		}}})
 		if err == nil {
 			t.Error("it ended well")
 		}
@@ -492,6 +485,14 @@ func mariadbScripts(t *testing.T, s *mariadb.Server) []string {
 		return err != nil || !strings.Contains(string(text), s.Dir+"/")
 	})
 }
+
+// whenHeld calls when the session holds the instant, before any part begins.
+type whenHeld struct {
+	progress
+	call func()
+}
+
+func (w whenHeld) Total(int64, int64) { w.call() }
 
 // onBytes calls once when so many bytes have moved.
 type onBytes struct {
@@ -599,10 +600,7 @@ func TestMariaDBPhysical(t *testing.T) {
 	acknowledged, stop := mariadbWriters(t, source, 2)
 	var atReady []int
 	store := newRepository(t)
-	backup, err := server.Backup(t.Context(), database.BackupConfig{Mode: "physical", Store: store, Progress: progress{}, Digests: true, Now: func() time.Time {
-		atReady = acknowledged()
-		return time.Now()
-	}})
+	backup, err := server.Backup(t.Context(), database.BackupConfig{Mode: "physical", Store: store, Progress: whenHeld{call: func() { atReady = acknowledged() }}, Digests: true, Now: time.Now})
 	after := acknowledged()
 	if err := errors.Join(err, stop()); err != nil {
 		t.Fatal(err)
