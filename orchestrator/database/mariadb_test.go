@@ -118,15 +118,8 @@ func TestMariaDBLogical(t *testing.T) {
 	t.Log(backup.Facts)
 	restore := restoreOf(store, backup)
 	into := mariadbServer(t, target, nil)
-	if err := into.Restore(t.Context(), restore); err != nil {
-		t.Fatal(err)
-	}
-	found, err := into.Digests(t.Context(), backup.Scopes, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if different := database.Differences(backup.Digests, found, nil); len(different) > 0 || len(found) != 6 {
-		t.Error(different, len(found))
+	if found := comesBack(t, into, restore, backup); len(found) != 6 {
+		t.Error(found)
 	}
 	mariadbSame(t, source, target)
 	err = into.Restore(t.Context(), restore)

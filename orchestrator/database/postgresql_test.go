@@ -97,16 +97,7 @@ func TestPostgreSQLLogical(t *testing.T) {
 	t.Log(backup.Facts)
 	restore := restoreOf(store, backup)
 	into := postgresServer(t, target, nil)
-	if err := into.Restore(t.Context(), restore); err != nil {
-		t.Fatal(err)
-	}
-	found, err := into.Digests(t.Context(), backup.Scopes, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if different := database.Differences(backup.Digests, found, nil); len(different) > 0 {
-		t.Error(different)
-	}
+	comesBack(t, into, restore, backup)
 	for _, db := range []string{"odd 'name'", "postgres"} {
 		if was, is := dumped(t, source, db), dumped(t, target, db); was != is {
 			t.Errorf("the dump of %s differs:\n%s", db, firstDifference(was, is))
@@ -127,6 +118,22 @@ func TestPostgreSQLLogical(t *testing.T) {
 	if err != nil || fmt.Sprint(rows) != "[map[sum:200000.00]]" {
 		t.Error(rows, err)
 	}
+}
+
+// comesBack restores a backup, and expects the content of every table to be as it was. It returns what it found.
+func comesBack(t *testing.T, into *database.Server, restore database.RestoreConfig, backup database.Backup) []database.Digest {
+	t.Helper()
+	if err := into.Restore(t.Context(), restore); err != nil {
+		t.Fatal(err)
+	}
+	found, err := into.Digests(t.Context(), backup.Scopes, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if different := database.Differences(backup.Digests, found, nil); len(different) > 0 {
+		t.Error(different)
+	}
+	return found
 }
 
 func restoreOf(store *repository.Repository, backup database.Backup) database.RestoreConfig {

@@ -75,15 +75,8 @@ func TestPostgreSQLStreamsBreak(t *testing.T) {
 		whole++
 		target := postgres.Need(t)
 		into := postgresServer(t, target, nil)
-		if err := into.Restore(t.Context(), restoreOf(store, backup)); err != nil {
-			t.Fatal(err)
-		}
-		found, err := into.Digests(t.Context(), backup.Scopes, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if different := database.Differences(backup.Digests, found, nil); len(different) > 0 || len(found) < 2 {
-			t.Error(different)
+		if found := comesBack(t, into, restoreOf(store, backup), backup); len(found) < 2 {
+			t.Error(found)
 		}
 		if err := target.Stop(t.Context(), "immediate"); err != nil {
 			t.Fatal(err)

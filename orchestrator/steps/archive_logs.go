@@ -271,15 +271,7 @@ func (l sealedLogs) logs() []database.Log {
 
 // Verify opens what was stored.
 func (s *ArchiveLogs) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
-	var r logsReceipt
-	if err := json.Unmarshal(receipt, &r); err != nil {
-		return fault.New("read receipt", fault.Corrupt, run.Item, err)
-	}
-	tree, err := run.Repository.Open(ctx, r.Tree.ID)
-	if err != nil {
-		return err
-	}
-	return tree.Close()
+	return verifyTree(ctx, run, receipt)
 }
 
 // Undo does nothing: the server still keeps what no recovery point holds.

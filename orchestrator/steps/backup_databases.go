@@ -175,15 +175,7 @@ func digestsText(digests []database.Digest) string {
 
 // Verify opens what was stored.
 func (s *BackupDatabases) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
-	var r databaseReceipt
-	if err := json.Unmarshal(receipt, &r); err != nil {
-		return fault.New("read receipt", fault.Corrupt, run.Item, err)
-	}
-	tree, err := run.Repository.Open(ctx, r.Tree.ID)
-	if err != nil {
-		return err
-	}
-	return tree.Close()
+	return verifyTree(ctx, run, receipt)
 }
 
 // Undo does nothing: content that no point refers to is garbage for maintenance.
