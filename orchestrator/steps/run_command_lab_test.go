@@ -181,6 +181,7 @@ func TestRunCommandElsewhereEnds(t *testing.T) {
 
 func TestRunCommandUsesTheTargetMachinesOfARebuild(t *testing.T) {
 	l := needLab(t)
+	waitForBox(t, inLab(t, l))
 	text, err := l.MachinesDocument("", testenv.Target{Machine: "steps-cp-0", Role: testenv.RoleControlPlane})
 	if err != nil {
 		t.Fatal(err)
