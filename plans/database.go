@@ -6,10 +6,11 @@ type Database struct {
 	Name string `yaml:"name" json:"name"`
 	// Engine is a built-in engine, or a DatabaseEngine document: `muster database engines` lists both.
 	Engine string `yaml:"engine" json:"engine"`
-	// Where the engine's tools run: in a pod, or on a machine over SSH, else on the runner, from where they
-	// reach the server by the address among the settings.
-	Pod     *DatabasePod `yaml:"pod,omitempty" json:"pod,omitempty"`
-	Machine string       `yaml:"machine,omitempty" json:"machine,omitempty"`
+	// Where the engine's tools run: in the server's pod, on a machine over SSH, or in a pod that is made for the
+	// task; else on the runner. From the last two they reach the server by the address among the settings.
+	Pod     *DatabasePod    `yaml:"pod,omitempty" json:"pod,omitempty"`
+	Machine string          `yaml:"machine,omitempty" json:"machine,omitempty"`
+	Helper  *DatabaseHelper `yaml:"helper,omitempty" json:"helper,omitempty"`
 	// Settings and Secrets are what the engine asks for: `muster database engines NAME` explains each.
 	Settings map[string]string         `yaml:"settings,omitempty" json:"settings,omitempty"`
 	Secrets  map[string]DatabaseSecret `yaml:"secrets,omitempty" json:"secrets,omitempty"`
@@ -21,8 +22,19 @@ type DatabasePod struct {
 	Name      string `yaml:"name,omitempty" json:"name,omitempty"`
 	// Selector chooses the first ready pod, by name, with these labels: "app=db,role=replica".
 	Selector string `yaml:"selector,omitempty" json:"selector,omitempty"`
+	// Primary chooses the pod that a restore goes to, where Selector chooses standbys.
+	Primary string `yaml:"primary,omitempty" json:"primary,omitempty"`
 	// Container is by default the one that the pod names as its default, else its first.
 	Container string `yaml:"container,omitempty" json:"container,omitempty"`
+}
+
+// DatabaseHelper is a pod that stands in the cluster for the time of a task, with an image that holds the engine's
+// tools, sh and sleep.
+type DatabaseHelper struct {
+	Namespace string `yaml:"namespace" json:"namespace"`
+	Image     string `yaml:"image" json:"image"`
+	// ServiceAccount decides what the pod may be; by default it is the namespace's own. Its token is not mounted.
+	ServiceAccount string `yaml:"serviceAccount,omitempty" json:"serviceAccount,omitempty"`
 }
 
 // DatabaseSecret says where a secret is; exactly one field is set.
@@ -99,6 +111,8 @@ type EngineMode struct {
 	PointInTime bool `yaml:"pointInTime,omitempty" json:"pointInTime,omitempty"`
 	// Parallel bounds the parts that are moved at once; 0 means 1.
 	Parallel int `yaml:"parallel,omitempty" json:"parallel,omitempty"`
+	// Stopped says that the server must not run while the mode is restored: its pod's workload is scaled to nothing.
+	Stopped bool `yaml:"stopped,omitempty" json:"stopped,omitempty"`
 	// Check prints a problem line for everything that would make a backup fail or be less than it seems.
 	Check string `yaml:"check,omitempty" json:"check,omitempty"`
 	// Session holds the instant: it prints facts, and then the line `ready`, and lasts until its input ends.

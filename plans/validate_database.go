@@ -26,8 +26,12 @@ func (v *validator) databases(spec *ClusterSpec) {
 		}
 		names[d.Name] = true
 		v.required(d.Engine, append(at, "engine")...)
-		if d.Pod != nil && d.Machine != "" {
-			v.refuse("pod and machine exclude each other: the tools run in one place", at...)
+		if places := howMany(d.Pod != nil, d.Machine != "", d.Helper != nil); places > 1 {
+			v.refuse("pod, machine and helper exclude each other: the tools run in one place", at...)
+		}
+		if d.Helper != nil {
+			v.required(d.Helper.Namespace, append(at, "helper", "namespace")...)
+			v.required(d.Helper.Image, append(at, "helper", "image")...)
 		}
 		if d.Machine != "" && !slices.ContainsFunc(spec.Machines, func(m Machine) bool { return m.Name == d.Machine }) {
 			v.refuse(fmt.Sprintf("machine: the document lists no machine %q", d.Machine), append(at, "machine")...)
@@ -51,13 +55,7 @@ func (v *validator) databases(spec *ClusterSpec) {
 
 func (v *validator) databaseSecret(d *Database, name string, at []any) {
 	s := d.Secrets[name]
-	given := 0
-	for _, set := range []bool{s.File != "", s.Env != "", s.Key != nil} {
-		if set {
-			given++
-		}
-	}
-	if given != 1 {
+	if howMany(s.File != "", s.Env != "", s.Key != nil) != 1 {
 		v.refuse("want exactly one of {file: PATH}, {env: NAME} and {secret: {namespace, name, key}}; a secret itself never stands in a document", at...)
 		return
 	}
@@ -68,6 +66,17 @@ func (v *validator) databaseSecret(d *Database, name string, at []any) {
 	}
 	v.file(&s.File, append(at, "file")...)
 	d.Secrets[name] = s
+}
+
+// howMany is how many of them hold.
+func howMany(all ...bool) int {
+	n := 0
+	for _, holds := range all {
+		if holds {
+			n++
+		}
+	}
+	return n
 }
 
 // engine checks a definition by itself; whether it can work with what it extends is found when it is used.

@@ -49,6 +49,18 @@ func (c *Client) FindPod(ctx context.Context, q PodQuery) (pod, container string
 	return "", "", fault.Newf("find pod", fault.Transient, q.Namespace+"/"+q.Selector, "none of %d pods is ready", len(list.Items))
 }
 
+// AwaitPod waits until FindPod finds a pod, and that is ready.
+func (c *Client) AwaitPod(ctx context.Context, q PodQuery) error {
+	return until(ctx, func() (bool, error) {
+		name, _, err := c.FindPod(ctx, q)
+		if err != nil {
+			return false, err
+		}
+		pod, err := c.typed.CoreV1().Pods(q.Namespace).Get(ctx, name, metav1.GetOptions{})
+		return err == nil && isReady(*pod), err
+	})
+}
+
 func containerOf(pod *corev1.Pod, name string) (string, string, error) {
 	var names []string
 	for _, container := range pod.Spec.Containers {

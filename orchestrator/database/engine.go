@@ -98,6 +98,7 @@ func extendMode(mode, base plans.EngineMode) plans.EngineMode {
 	mode.Text = cmp.Or(mode.Text, base.Text)
 	mode.PointInTime = mode.PointInTime || base.PointInTime
 	mode.Holds = mode.Holds || base.Holds
+	mode.Stopped = mode.Stopped || base.Stopped
 	mode.Parallel = cmp.Or(mode.Parallel, base.Parallel)
 	own := scriptsOf(&mode)
 	for i, script := range scriptsOf(&base) {

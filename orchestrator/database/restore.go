@@ -29,6 +29,8 @@ type RestoreConfig struct {
 	Logs     []Log
 	OpenLog  func(ctx context.Context, log Log) (io.ReadCloser, error)
 	Progress Progress
+	// Begun, where there is one, is called before the first thing is changed.
+	Begun func()
 }
 
 // CheckTarget finds everything that would make a restore fail, or lose what the target holds.
@@ -67,6 +69,9 @@ func (s *Server) Restore(ctx context.Context, config RestoreConfig) error {
 		if err := s.rollForward(ctx, &config); err != nil {
 			return err
 		}
+	}
+	if config.Begun != nil {
+		config.Begun()
 	}
 	r := &restoring{Server: s, config: config, mode: mode}
 	if err := r.script(ctx, "begin the restore", mode.Begin); err != nil {

@@ -1,12 +1,15 @@
 package steps
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/cluster"
@@ -29,12 +32,22 @@ type databaseReceipt struct {
 type openDatabase struct {
 	*database.Server
 	closers []io.Closer
+	standIn *cluster.StandIn // where the server is stopped for a restore
 }
 
 func (o *openDatabase) close() {
 	for _, c := range slices.Backward(o.closers) {
 		_ = c.Close() // nothing of ours waits in a connection
 	}
+}
+
+// abandon closes because of an error. Where the server was stopped, nothing was changed yet: it starts again.
+func (o *openDatabase) abandon(ctx context.Context, err error) error {
+	if o.standIn != nil {
+		err = errors.Join(err, o.standIn.Resume(ctx))
+	}
+	o.close()
+	return err
 }
 
 // closing makes a Closer of a client's Close, which returns nothing.
@@ -54,8 +67,15 @@ func findDatabase(run *orchestrator.Run, name string) (plans.Database, error) {
 	return plans.Database{}, fault.Newf("find database", fault.NotFound, name, "the Cluster document lists no such database")
 }
 
+// finder finds the place of a database's tools. client is nil where the entry needs no cluster.
+type finder func(ctx context.Context, o *openDatabase, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error)
+
 // connectDatabase reaches the place of a database's tools and reads its secrets.
 func connectDatabase(ctx context.Context, run *orchestrator.Run, d plans.Database, engine plans.Engine) (*openDatabase, error) {
+	return connectDatabaseAt(ctx, run, d, engine, asItRuns)
+}
+
+func connectDatabaseAt(ctx context.Context, run *orchestrator.Run, d plans.Database, engine plans.Engine, find finder) (*openDatabase, error) {
 	o := &openDatabase{}
 	var client *cluster.Client
 	if needsCluster(d) {
@@ -65,12 +85,12 @@ func connectDatabase(ctx context.Context, run *orchestrator.Run, d plans.Databas
 		}
 		o.closers = append(o.closers, closing(client.Close))
 	}
-	place, err := o.place(ctx, run, d, client)
+	secrets, mask, err := databaseSecrets(ctx, d, client)
 	if err != nil {
 		o.close()
 		return nil, err
 	}
-	secrets, mask, err := databaseSecrets(ctx, d, client)
+	place, err := find(ctx, o, run, d, client)
 	if err != nil {
 		o.close()
 		return nil, err
@@ -79,8 +99,7 @@ func connectDatabase(ctx context.Context, run *orchestrator.Run, d plans.Databas
 		Database: d, Engine: engine, Place: place, Secrets: secrets, Mask: mask, Token: token(run, forDoing),
 	})
 	if err != nil {
-		o.close()
-		return nil, err
+		return nil, o.abandon(ctx, err)
 	}
 	return o, nil
 }
@@ -91,14 +110,45 @@ func needsCluster(d plans.Database) bool {
 			return true
 		}
 	}
-	return d.Pod != nil
+	return d.Pod != nil || d.Helper != nil
 }
 
-func (o *openDatabase) place(ctx context.Context, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error) {
+func podQuery(d *plans.DatabasePod) cluster.PodQuery {
+	return cluster.PodQuery{Namespace: d.Namespace, Name: d.Name, Selector: d.Selector, Container: d.Container}
+}
+
+// targetQuery names the pod that a restore goes to.
+func targetQuery(d *plans.DatabasePod) cluster.PodQuery {
+	q := podQuery(d)
+	q.Selector = cmp.Or(d.Primary, d.Selector)
+	return q
+}
+
+// helperCloses bounds how long a task waits for its helper to be taken away; one that stays ends by itself.
+const helperCloses = time.Minute
+
+// removing takes a helper away, whatever became of the task.
+func removing(ctx context.Context, h cluster.Helper) io.Closer {
+	return closing(func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), helperCloses)
+		defer cancel()
+		_ = h.Remove(ending) // a next try replaces it
+	})
+}
+
+// asItRuns is the place of a server that runs.
+func asItRuns(ctx context.Context, o *openDatabase, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error) {
 	switch {
 	case d.Pod != nil:
-		pod, container, err := client.FindPod(ctx, cluster.PodQuery{Namespace: d.Pod.Namespace, Name: d.Pod.Name, Selector: d.Pod.Selector, Container: d.Pod.Container})
+		pod, container, err := client.FindPod(ctx, podQuery(d.Pod))
 		return shell.Pod{Client: client, Namespace: d.Pod.Namespace, Name: pod, Container: container}, err
+	case d.Helper != nil:
+		task := tokenOf(run, "helper", d.Name)
+		h, err := client.StartHelper(ctx, cluster.HelperConfig{
+			Namespace: d.Helper.Namespace, Name: task, Image: d.Helper.Image, ServiceAccount: d.Helper.ServiceAccount, Task: task,
+		})
+		o.closers = append(o.closers, removing(ctx, h))
+		return shell.Pod{Client: client, Namespace: h.Namespace, Name: h.Name, Container: h.Container}, err
 	case d.Machine != "":
 		m, access, err := commandMachine(run, d.Machine)
 		if err != nil {
@@ -113,6 +163,28 @@ func (o *openDatabase) place(ctx context.Context, run *orchestrator.Run, d plans
 	default:
 		return shell.Runner{}, nil
 	}
+}
+
+// asTarget is the place of a server that runs and that a restore goes to.
+func asTarget(ctx context.Context, o *openDatabase, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error) {
+	if d.Pod != nil {
+		target := *d.Pod
+		target.Selector = targetQuery(d.Pod).Selector
+		d.Pod = &target
+	}
+	return asItRuns(ctx, o, run, d, client)
+}
+
+// stopped is the place of a server in a pod that is stopped for a restore: a stand-in with its volumes.
+func stopped(ctx context.Context, o *openDatabase, run *orchestrator.Run, d plans.Database, client *cluster.Client) (shell.Place, error) {
+	run.Progress.Status("stopping " + d.Name)
+	s, err := client.Stop(ctx, targetQuery(d.Pod), tokenOf(run, "stand-in"))
+	if err != nil {
+		return nil, err
+	}
+	o.standIn = &s
+	o.closers = append(o.closers, removing(ctx, s.Helper))
+	return shell.Pod{Client: client, Namespace: s.Namespace, Name: s.Name, Container: s.Container}, nil
 }
 
 // databaseSecrets reads a database's secrets anew, and makes a mask of them.

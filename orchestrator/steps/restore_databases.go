@@ -11,6 +11,7 @@ import (
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/orchestrator/database"
+	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/providers/fault"
 	"github.com/musterdr/muster/state/repository"
 )
@@ -42,6 +43,8 @@ type restoredDatabase struct {
 	Bytes  int64  `json:"bytes"`
 	Base   string `json:"base"` // the recovery point that the backup is of
 	Until  string `json:"until,omitempty"`
+	// Started says that the server was stopped for the restore, and is started again.
+	Started bool `json:"started,omitempty"`
 }
 
 // Items are the names of the databases.
@@ -94,6 +97,9 @@ func (s *RestoreDatabases) check(ctx context.Context, run *orchestrator.Run, nam
 		_, err := s.base(ctx, run, name, nil)
 		return err
 	}
+	if checked, err := s.checkStop(ctx, run, name); checked || err != nil {
+		return err
+	}
 	o, base, err := s.open(ctx, run, name)
 	if err != nil {
 		return err
@@ -104,6 +110,32 @@ func (s *RestoreDatabases) check(ctx context.Context, run *orchestrator.Run, nam
 		return err
 	}
 	return o.Refused("check target", problems)
+}
+
+// checkStop looks whether a server can be stopped that has to be; what it holds is looked at when it is.
+func (s *RestoreDatabases) checkStop(ctx context.Context, run *orchestrator.Run, name string) (checked bool, err error) {
+	base, err := s.base(ctx, run, name, nil)
+	if err != nil {
+		return false, err
+	}
+	d, _, stop, err := databaseTarget(run, base.layer)
+	if err != nil || !stop {
+		return false, err
+	}
+	client, err := clusterClient(ctx, run)
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	return true, client.CheckStop(ctx, targetQuery(d.Pod))
+}
+
+// databaseTarget is the entry and the engine of a restore, and whether the server's pod has to be stopped for it.
+func databaseTarget(run *orchestrator.Run, layer repository.DatabaseLayer) (d plans.Database, engine plans.Engine, stop bool, err error) {
+	if engine, err = engineOf(run, layer); err == nil {
+		d, err = capturedDatabase(run, layer)
+	}
+	return d, engine, d.Pod != nil && engine.Spec.Modes[layer.Mode].Stopped, err
 }
 
 // databaseBase is the backup that a restore begins with, and the logs that roll it forward.
@@ -119,13 +151,13 @@ func (s *RestoreDatabases) open(ctx context.Context, run *orchestrator.Run, name
 	if err != nil {
 		return nil, base, err
 	}
-	o, err := openCaptured(ctx, run, base.layer)
+	o, err := openTarget(ctx, run, base.layer)
 	if err != nil || s.Until.IsZero() {
 		return o, base, err
 	}
 	located := func(ctx context.Context) (string, error) { return o.Locate(ctx, s.Until) }
 	if base, err = s.base(ctx, run, name, located); err != nil {
-		o.close()
+		err = o.abandon(ctx, err)
 	}
 	return o, base, err
 }
@@ -199,16 +231,26 @@ func (s *RestoreDatabases) fits(layer repository.DatabaseLayer, position string,
 	return until.IsZero() || err == nil && !ended.After(until)
 }
 
+// openCaptured reaches a captured database's server as it runs.
 func openCaptured(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) (*openDatabase, error) {
-	engine, err := engineOf(run, layer)
+	d, engine, _, err := databaseTarget(run, layer)
 	if err != nil {
 		return nil, err
 	}
-	d, err := capturedDatabase(run, layer)
+	return connectDatabaseAt(ctx, run, d, engine, asTarget)
+}
+
+// openTarget reaches the target of a restore, and stops what has to be stopped.
+func openTarget(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) (*openDatabase, error) {
+	d, engine, stop, err := databaseTarget(run, layer)
 	if err != nil {
 		return nil, err
 	}
-	return connectDatabase(ctx, run, d, engine)
+	find := asTarget
+	if stop {
+		find = stopped
+	}
+	return connectDatabaseAt(ctx, run, d, engine, find)
 }
 
 func (s *RestoreDatabases) config(run *orchestrator.Run, base databaseBase) database.RestoreConfig {
@@ -240,19 +282,65 @@ func (s *RestoreDatabases) Do(ctx context.Context, run *orchestrator.Run, prior 
 	}
 	defer o.close()
 	r := restoredDatabase{Parts: len(base.layer.Parts), Server: base.layer.Server, Base: base.point.ID, Until: s.Until.String()}
-	if err := o.Restore(ctx, s.config(run, base)); err != nil {
+	if err := restoreStopped(ctx, o, s.config(run, base)); err != nil {
 		return nil, err
 	}
+	r.Started = o.standIn != nil
 	for _, part := range base.layer.Parts {
 		r.Bytes += part.Size
 	}
 	return json.Marshal(r)
 }
 
-// Verify has nothing to look at: a physical restore leaves the server stopped, and what a server holds is for
-// verify-databases.
-func (s *RestoreDatabases) Verify(context.Context, *orchestrator.Run, orchestrator.Receipt) error {
-	return nil
+// restoreStopped restores, and starts the server again that was stopped for it: also when nothing was changed yet.
+// One whose data is half restored stays stopped.
+func restoreStopped(ctx context.Context, o *openDatabase, config database.RestoreConfig) error {
+	if o.standIn == nil {
+		return o.Restore(ctx, config)
+	}
+	guarded, end := o.standIn.Guard(ctx)
+	defer end()
+	begun := false
+	config.Begun = func() { begun = true }
+	if err := o.Restore(guarded, config); err != nil && begun {
+		return fmt.Errorf("%w; the server stays stopped, its data is restored in part: resume the run", err)
+	} else if err != nil {
+		return errors.Join(err, o.standIn.Resume(ctx))
+	}
+	end() // before the workload is scaled
+	return o.standIn.Resume(ctx)
+}
+
+// startsWithin bounds the wait for a server to be ready that was stopped for a restore.
+const startsWithin = 10 * time.Minute
+
+// Verify waits until a server is ready that was stopped for the restore. Others have nothing to look at: what a
+// server holds is for verify-databases.
+func (s *RestoreDatabases) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
+	var r restoredDatabase
+	if err := json.Unmarshal(receipt, &r); err != nil {
+		return fault.New("read receipt", fault.Corrupt, run.Item, err)
+	}
+	if !r.Started {
+		return nil
+	}
+	base, err := s.base(ctx, run, run.Item, nil)
+	if err != nil {
+		return err
+	}
+	d, err := capturedDatabase(run, base.layer)
+	if err != nil {
+		return err
+	}
+	client, err := clusterClient(ctx, run)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	waiting, cancel := context.WithTimeout(ctx, startsWithin)
+	defer cancel()
+	run.Progress.Status("waiting until " + run.Item + " is ready")
+	return client.AwaitPod(waiting, targetQuery(d.Pod))
 }
 
 // Undo leaves the data: a restore that replaced something can't bring it back, and data is never deleted here.

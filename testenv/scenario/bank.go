@@ -22,9 +22,10 @@ import (
 // bank is a database in a pod, and a writer that moves money between its accounts all the time. It judges by
 // what it wrote itself: the content of every table follows from the number of transactions.
 type bank struct {
-	session *exec.Cmd
-	input   io.WriteCloser
-	done    chan struct{}
+	transaction func(n int) string // statements in which money moves, and that print n
+	session     *exec.Cmd
+	input       io.WriteCloser
+	done        chan struct{}
 
 	mu    sync.Mutex
 	acked []time.Time // when transaction n+1 was acknowledged
@@ -83,7 +84,7 @@ func (s *Scenario) OpenBank(ctx context.Context) error {
 	if err := workload.Ready(ready, client, time.Time{}); err != nil {
 		return err
 	}
-	s.bank = &bank{}
+	s.bank = &bank{transaction: postgresTransaction}
 	s.Databases = bankEntry
 	out, err := s.bankSQL(ctx, "postgres", "postgres", openBank)
 	if err == nil && out != "open" {
@@ -109,10 +110,26 @@ func (s *Scenario) bankSQL(ctx context.Context, role, database, statements strin
 	return strings.TrimSpace(out.String()), nil
 }
 
+// postgresTransaction is for psql.
+func postgresTransaction(n int) string {
+	source, target, amount := transfer(n)
+	return fmt.Sprintf(`begin;
+update account set balance = balance - %[3]d where id = %[1]d;
+update account set balance = balance + %[3]d where id = %[2]d;
+insert into log values (%[4]d, %[1]d, %[2]d, %[3]d);
+commit;
+\echo %[4]d
+`, source, target, amount, n)
+}
+
 // StartBankWriter moves money until the server is gone.
 func (s *Scenario) StartBankWriter(ctx context.Context) error {
-	b := s.bank
-	b.session, b.done = s.bankCommand(ctx, workload.BankRole, workload.BankDatabase), make(chan struct{})
+	return s.bank.start(ctx, s.bankCommand(ctx, workload.BankRole, workload.BankDatabase))
+}
+
+// start has a client of the server move money until it ends.
+func (b *bank) start(ctx context.Context, client *exec.Cmd) error {
+	b.session, b.done = client, make(chan struct{})
 	var err error
 	if b.input, err = b.session.StdinPipe(); err != nil {
 		return err
@@ -137,17 +154,10 @@ func (s *Scenario) StartBankWriter(ctx context.Context) error {
 // write sends one transaction after the other, each when the one before it was acknowledged.
 func (b *bank) write(from *bufio.Reader) error {
 	for n := 1; ; n++ {
-		source, target, amount := transfer(n)
 		b.mu.Lock()
 		b.sent = n
 		b.mu.Unlock()
-		_, err := fmt.Fprintf(b.input, `begin;
-update account set balance = balance - %[3]d where id = %[1]d;
-update account set balance = balance + %[3]d where id = %[2]d;
-insert into log values (%[4]d, %[1]d, %[2]d, %[3]d);
-commit;
-\echo %[4]d
-`, source, target, amount, n)
+		_, err := io.WriteString(b.input, b.transaction(n))
 		if err != nil {
 			return err
 		}
