@@ -255,7 +255,7 @@ func TestRetention(t *testing.T) {
 		points = append(points, Point{ID: at.Format("01-02T15"), Instant: at})
 	}
 	kept := func(r plans.Retention) (ids []string) {
-		for _, d := range decide(points, r, now) {
+		for _, d := range decide(points, nil, r, now) {
 			if d.Keep {
 				ids = append(ids, d.Point.ID)
 			}
@@ -278,6 +278,44 @@ func TestRetention(t *testing.T) {
 	}
 	if got := len(kept(plans.Retention{})); got != len(points) {
 		t.Errorf("no retention kept %d of %d", got, len(points))
+	}
+}
+
+// TestRetentionOfLogs seals a base each hour, and points with logs alone in between.
+func TestRetentionOfLogs(t *testing.T) {
+	f := newFixture(t)
+	at := time.Date(2026, 3, 10, 0, 0, 0, 0, time.UTC)
+	logs := func(name string) []DatabaseLogsLayer { return []DatabaseLogsLayer{{Name: name}} }
+	for _, m := range []Manifest{
+		{ID: "base-1", Databases: []DatabaseLayer{{Name: "erp"}}},
+		{ID: "logs-of-another", DatabaseLogs: logs("shop")},
+		{ID: "logs-1", DatabaseLogs: logs("erp")},
+		{ID: "base-2", Databases: []DatabaseLayer{{Name: "erp"}}, DatabaseLogs: logs("erp")},
+		{ID: "logs-2", DatabaseLogs: logs("erp")},
+		{ID: "logs-3", DatabaseLogs: logs("erp")},
+	} {
+		at = at.Add(time.Minute)
+		m.Cluster, m.Instant = "prod", at
+		if _, err := f.Seal(t.Context(), m, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var kept []string
+	decisions, err := f.Retain(t.Context(), "prod", plans.Retention{Latest: 2}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range decisions {
+		if d.Keep {
+			kept = append(kept, d.Point.ID)
+		}
+	}
+	points, err := f.Points(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(kept, " "), "logs-3 base-2 logs-of-another base-1"; got != want || len(points) != 4 {
+		t.Errorf("kept %s, want %s; %d points are left", got, want, len(points))
 	}
 }
 

@@ -36,7 +36,11 @@ func (r *Repository) Retain(ctx context.Context, cluster string, retention plans
 			own = append(own, p)
 		}
 	}
-	decisions := decide(own, retention, r.config.Now())
+	logs, err := r.logPoints(ctx, own)
+	if err != nil {
+		return nil, err
+	}
+	decisions := decide(own, logs, retention, r.config.Now())
 	for _, d := range decisions {
 		if d.Keep || dryRun {
 			continue
@@ -48,8 +52,35 @@ func (r *Repository) Retain(ctx context.Context, cluster string, retention plans
 	return decisions, nil
 }
 
-// decide judges points that are given newest first.
-func decide(points []Point, retention plans.Retention, now time.Time) []Decision {
+// logPoints finds the points, given newest first, that hold nothing but logs of databases, by ID. The value is true
+// where a newer point holds logs of the same databases: those of the older one are all among them.
+func (r *Repository) logPoints(ctx context.Context, points []Point) (map[string]bool, error) {
+	found, newer := map[string]bool{}, map[string]bool{}
+	for _, p := range points {
+		m, err := r.Manifest(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		superseded := true
+		for _, layer := range m.DatabaseLogs {
+			superseded = superseded && newer[layer.Name]
+			newer[layer.Name] = true
+		}
+		if m.holdsLogsAlone() {
+			found[p.ID] = superseded
+		}
+	}
+	return found, nil
+}
+
+func (m Manifest) holdsLogsAlone() bool {
+	others := len(m.Machines) + len(m.Volumes) + len(m.CloudMachines) + len(m.Databases)
+	return len(m.DatabaseLogs) > 0 && others == 0 && m.Etcd == nil && m.Namespaces == nil
+}
+
+// decide judges points that are given newest first. Points with logs alone, those in logs, are none that a rule
+// counts: the newest of them are kept.
+func decide(points []Point, logs map[string]bool, retention plans.Retention, now time.Time) []Decision {
 	periods := []struct {
 		name   string
 		count  int
@@ -71,6 +102,9 @@ func decide(points []Point, retention plans.Retention, now time.Time) []Decision
 		counted = counted || rule.count > 0
 		seen := map[string]bool{}
 		for i, p := range points {
+			if _, alone := logs[p.ID]; alone {
+				continue
+			}
 			period := rule.period(p.Instant.UTC())
 			if seen[period] || len(seen) >= rule.count {
 				continue
@@ -82,6 +116,9 @@ func decide(points []Point, retention plans.Retention, now time.Time) []Decision
 	maxAge := time.Duration(retention.MaxAge)
 	for i := range decisions {
 		d := &decisions[i]
+		if superseded, alone := logs[d.Point.ID]; alone && !superseded {
+			d.Reasons = append(d.Reasons, "newest logs")
+		}
 		d.Keep = len(d.Reasons) > 0 || !counted
 		if maxAge > 0 && now.Sub(d.Point.Instant) > maxAge {
 			d.Keep, d.Reasons = false, nil
