@@ -9,16 +9,19 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/musterdr/muster/orchestrator"
 	"github.com/musterdr/muster/plans"
+	"github.com/musterdr/muster/providers/fault"
 )
 
 func (a *app) runCommand() *cobra.Command {
 	var point string
 	var dryRun, diff bool
+	var every time.Duration
 	var given parameters
 	var files resultFiles
 	command := &cobra.Command{
@@ -43,17 +46,49 @@ func (a *app) runCommand() *cobra.Command {
 			if dryRun {
 				return a.dryRun(command.Context(), request)
 			}
-			return a.watched(command.Context(), files, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
-				return r.Start(ctx, request)
+			once := func(ctx context.Context) error {
+				return a.watched(ctx, files, func(ctx context.Context, r *orchestrator.Runner) (*orchestrator.Report, error) {
+					return r.Start(ctx, request)
+				})
+			}
+			if !command.Flags().Changed("every") {
+				return once(command.Context())
+			}
+			if checked.Plan.Spec.Purpose != plans.Capture || every <= 0 {
+				return fault.Newf("check --every", fault.Invalid, every.String(), "want a time above 0, and a capture plan")
+			}
+			return a.repeat(command.Context(), every, func(ctx context.Context) error {
+				request.ID = a.newRunID(args[0])
+				return once(ctx)
 			})
 		},
 	}
+	command.Flags().DurationVar(&every, "every", 0, "of a capture plan: begin a run after each such time, whatever became of the one before, until interrupted")
 	command.Flags().StringVar(&point, "point", "", "the recovery point to recover from (default latest)")
 	given.register(command.Flags())
 	files.register(command)
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "call every step's check and nothing else")
 	command.Flags().BoolVar(&diff, "diff", false, "call every step's check, show what would be changed in a cluster, and do nothing else")
 	return command
+}
+
+// repeat begins at a steady pace; what takes longer is followed by the next at once. A failure is told and does
+// not end it: the next one may do what this one could not.
+func (a *app) repeat(ctx context.Context, every time.Duration, once func(context.Context) error) error {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := once(ctx); ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			fmt.Fprintf(a.diagnostics, "muster: %v\nmuster: the next run begins within %s\n", err, every)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil // between runs nothing is interrupted
+		}
+	}
 }
 
 // preview prints one change after the other, as they are found.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/musterdr/muster/orchestrator"
@@ -22,7 +23,8 @@ import (
 type ArchiveLogs struct {
 	// Databases are names or patterns of the Cluster document's databases; empty means all.
 	Databases []string `yaml:"databases,omitempty"`
-	// OnGap is report (the default): the finding stands in the report and a new stretch begins, or fail.
+	// OnGap is report (the default): the finding stands in the report and a new stretch begins, back-up: besides, a
+	// new physical backup is made for it, or fail.
 	OnGap OnGap `yaml:"onGap,omitempty"`
 }
 
@@ -32,6 +34,7 @@ type OnGap string
 // The reactions to a gap.
 const (
 	GapReport OnGap = "report"
+	GapBackUp OnGap = "back-up"
 	GapFail   OnGap = "fail"
 )
 
@@ -42,7 +45,12 @@ type logsReceipt struct {
 	New   int                          `json:"new"`
 	// Gap says what is missing before the new files; empty when nothing is.
 	Gap string `json:"gap"`
+	// Base is the physical backup that was made because of it.
+	Base *databaseReceipt `json:"base,omitempty"`
 }
+
+// baseMode is the mode of backups that logs roll forward.
+const baseMode = "physical"
 
 // Items are the names of the databases.
 func (s *ArchiveLogs) Items(ctx context.Context, run *orchestrator.Run) ([]string, error) {
@@ -51,8 +59,8 @@ func (s *ArchiveLogs) Items(ctx context.Context, run *orchestrator.Run) ([]strin
 
 // Check wants engines that know logs, and databases that answer.
 func (s *ArchiveLogs) Check(ctx context.Context, run *orchestrator.Run) error {
-	if s.OnGap != "" && s.OnGap != GapReport && s.OnGap != GapFail {
-		return fault.Newf("check onGap", fault.Invalid, string(s.OnGap), "want report or fail")
+	if !slices.Contains([]OnGap{"", GapReport, GapBackUp, GapFail}, s.OnGap) {
+		return fault.Newf("check onGap", fault.Invalid, string(s.OnGap), "want report, back-up or fail")
 	}
 	names, err := s.Items(ctx, run)
 	if err != nil {
@@ -108,6 +116,11 @@ func (s *ArchiveLogs) Do(ctx context.Context, run *orchestrator.Run, _ orchestra
 	if r.Gap, err = s.gap(run, before, more); err != nil {
 		return nil, err
 	}
+	if r.Gap != "" && s.OnGap == GapBackUp {
+		if r.Base, err = newBase(ctx, run); err != nil {
+			return nil, err
+		}
+	}
 	kept := before.from(needed)
 	files, err := kept.files(ctx, run)
 	if err != nil {
@@ -142,12 +155,27 @@ func (s *ArchiveLogs) gap(run *orchestrator.Run, before sealedLogs, more []datab
 	if !found {
 		return "", nil
 	}
-	text := fmt.Sprintf("the log between %s and %s is gone from the server: no backup before it can be rolled forward past it; make a new physical backup", from, to)
+	text := fmt.Sprintf("the log between %s and %s is gone from the server: no backup before it can be rolled forward past it", from, to)
+	if s.OnGap == GapBackUp {
+		text += "; a new physical backup begins a new stretch"
+	} else {
+		text += "; make a new physical backup"
+	}
 	if s.OnGap == GapFail {
 		return "", fault.Newf("archive logs", fault.NotFound, run.Item, "%s", text)
 	}
 	run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Lost, Layer: "databases", Subject: run.Item, Text: text})
 	return text, nil
+}
+
+// newBase makes a physical backup of the item.
+func newBase(ctx context.Context, run *orchestrator.Run) (*databaseReceipt, error) {
+	raw, err := (&BackupDatabases{Mode: baseMode}).Do(ctx, run, nil)
+	if err != nil {
+		return nil, err
+	}
+	var base databaseReceipt
+	return &base, json.Unmarshal(raw, &base)
 }
 
 // sealedLogs are a database's logs in the newest recovery point that has any.

@@ -304,6 +304,10 @@ func sealDatabases(source sealSource, into *repository.Manifest) ([]repository.S
 	return subtrees, nil
 }
 
+func holdsDatabase(m *repository.Manifest, name string) bool {
+	return slices.ContainsFunc(m.Databases, func(l repository.DatabaseLayer) bool { return l.Name == name })
+}
+
 // sealLogs gathers what archive-logs left.
 func sealLogs(source sealSource, into *repository.Manifest) ([]repository.Subtree, error) {
 	var subtrees []repository.Subtree
@@ -315,6 +319,10 @@ func sealLogs(source sealSource, into *repository.Manifest) ([]repository.Subtre
 		}
 		into.DatabaseLogs = append(into.DatabaseLogs, receipt.Layer)
 		subtrees = append(subtrees, repository.Subtree{Path: receipt.Layer.Path, Tree: receipt.Tree})
+		if base := receipt.Base; base != nil && !holdsDatabase(into, name) {
+			into.Databases = append(into.Databases, base.Layer)
+			subtrees = append(subtrees, repository.Subtree{Path: base.Layer.Path, Tree: base.Tree})
+		}
 	}
 	return subtrees, nil
 }
