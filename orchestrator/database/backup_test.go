@@ -1,6 +1,9 @@
 package database_test
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +14,11 @@ import (
 	"github.com/musterdr/muster/orchestrator/shell"
 	"github.com/musterdr/muster/plans"
 )
+
+// tokenOf is the task of a test at a server: the same in every try, and nobody else's.
+func tokenOf(test string, settings map[string]string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(test+fmt.Sprint(settings))))[:32]
+}
 
 // TestTakenIsBeforeTheInstant: a transaction that was acknowledged before the time that a backup names is in it.
 func TestTakenIsBeforeTheInstant(t *testing.T) {
@@ -23,7 +31,7 @@ func TestTakenIsBeforeTheInstant(t *testing.T) {
 		}},
 	}}
 	s, err := database.NewServer(database.ServerConfig{
-		Database: plans.Database{Name: "own", Engine: "own"}, Engine: engine, Place: shell.Runner{}, Mask: secret.NewMask(), Token: "t",
+		Database: plans.Database{Name: "own", Engine: "own"}, Engine: engine, Place: shell.Runner{}, Mask: secret.NewMask(), Token: rand.Text(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ func mariadbWith(t *testing.T, s *mariadb.Server, password string, change func(*
 	maps.Copy(all, settings)
 	server, err := database.NewServer(database.ServerConfig{
 		Database: plans.Database{Name: "shop/till", Engine: "mariadb", Settings: all, Secrets: map[string]plans.DatabaseSecret{"password": {Env: "X"}}},
-		Engine:   engine, Place: shell.Runner{}, Secrets: map[string]string{"password": password}, Mask: secret.NewMask(password), Token: "0123456789abcdef",
+		Engine:   engine, Place: shell.Runner{}, Secrets: map[string]string{"password": password}, Mask: secret.NewMask(password), Token: tokenOf(t.Name(), all),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -121,7 +121,7 @@ func postgresAt(t *testing.T, place shell.Place, s *postgres.Server, password st
 	}
 	server, err := database.NewServer(database.ServerConfig{
 		Database: plans.Database{Name: "shop/ledger", Engine: "postgresql", Settings: all, Secrets: map[string]plans.DatabaseSecret{"password": {Env: "X"}}},
-		Engine:   engine, Place: place, Secrets: map[string]string{"password": password}, Mask: secret.NewMask(password), Token: "0123456789abcdef",
+		Engine:   engine, Place: place, Secrets: map[string]string{"password": password}, Mask: secret.NewMask(password), Token: tokenOf(t.Name(), all),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -40,6 +40,7 @@ type Server struct {
 	ServerConfig
 	settings map[string]string
 	errors   []knownError
+	pulse    pulse
 }
 
 type knownError struct {
@@ -49,7 +50,7 @@ type knownError struct {
 
 // NewServer checks the database's entry against its engine. Errors are Invalid.
 func NewServer(config ServerConfig) (*Server, error) {
-	s := &Server{ServerConfig: config, settings: map[string]string{}}
+	s := &Server{ServerConfig: config, settings: map[string]string{}, pulse: pulse{try: rand.Text(), every: beatEvery, deadAfter: deadAfter}}
 	refuse := func(format string, args ...any) error {
 		return fault.Newf("check database", fault.Invalid, config.Database.Name, format, args...)
 	}
@@ -112,7 +113,7 @@ type call struct {
 func (s *Server) run(ctx context.Context, c call) error {
 	diagnostics := &ending{}
 	hidden := s.Mask.Writer(diagnostics)
-	env := map[string]string{"TOKEN": s.Token}
+	env := s.pulse.env(s.Token)
 	for name, value := range s.settings {
 		env["DB_"+strings.ToUpper(name)] = value
 	}
@@ -122,6 +123,8 @@ func (s *Server) run(ctx context.Context, c call) error {
 	if c.stdin != nil {
 		stdin = io.MultiReader(stdin, c.stdin)
 	}
+	stop := s.beat()
+	defer stop()
 	code, err := s.Place.Run(ctx, shell.Script{Text: reader, Env: env, Stdin: stdin, Stdout: c.stdout, Stderr: hidden})
 	_ = hidden.Close() // an ending takes everything
 	if err == nil && code != 0 {

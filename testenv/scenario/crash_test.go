@@ -151,28 +151,3 @@ func (s *Scenario) dieAt(t *testing.T, point, log string, args ...string) bool {
 	}
 	return true
 }
-
-// openRuns are the runs that have not ended.
-func (s *Scenario) openRuns(t *testing.T) []string {
-	t.Helper()
-	var runs []struct {
-		ID    string `json:"run"`
-		State string `json:"state"`
-	}
-	must(t, s.query(t.Context(), &runs, "runs", "list", "--output", "json"))
-	var open []string
-	for _, run := range runs {
-		if !slices.Contains([]string{"completed", "cancelled", "undone"}, run.State) {
-			open = append(open, run.ID)
-		}
-	}
-	return open
-}
-
-// resumeAny goes on with the open run, if there is one: a process can die after its run has ended.
-func (s *Scenario) resumeAny(t *testing.T, log string) {
-	t.Helper()
-	for _, run := range s.openRuns(t) {
-		must(t, s.Run(t.Context(), log, nil, "runs", "resume", run))
-	}
-}

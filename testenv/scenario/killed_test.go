@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,4 +127,29 @@ func (s *Scenario) breakGlass(t *testing.T, controlPlane string) {
 	}
 	client := context.WithoutCancel(t.Context())
 	must(t, s.Lab.FetchKubeconfig(client, controlPlane))
+}
+
+// openRuns are the runs that have not ended.
+func (s *Scenario) openRuns(t *testing.T) []string {
+	t.Helper()
+	var runs []struct {
+		ID    string `json:"run"`
+		State string `json:"state"`
+	}
+	must(t, s.query(t.Context(), &runs, "runs", "list", "--output", "json"))
+	var open []string
+	for _, run := range runs {
+		if !slices.Contains([]string{"completed", "cancelled", "undone"}, run.State) {
+			open = append(open, run.ID)
+		}
+	}
+	return open
+}
+
+// resumeAny goes on with the open run, if there is one: a process can die after its run has ended.
+func (s *Scenario) resumeAny(t *testing.T, log string) {
+	t.Helper()
+	for _, run := range s.openRuns(t) {
+		must(t, s.Run(t.Context(), log, nil, "runs", "resume", run))
+	}
 }
