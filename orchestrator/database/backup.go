@@ -97,6 +97,9 @@ func (s *Server) Backup(ctx context.Context, config BackupConfig) (Backup, error
 		return out, ended
 	}
 	out.Facts, out.Scopes = merged(planned.facts, held.facts()), planned.scopes
+	if out.Facts["pointInTime"] == "false" { // the engine knows this server better than its mode does
+		out.PointInTime = false
+	}
 	slices.SortFunc(out.Parts, func(a, b Stored) int { return cmp.Or(a.Phase-b.Phase, cmp.Compare(a.Path, b.Path)) })
 	slices.SortFunc(out.Digests, byName)
 	return out, nil

@@ -36,6 +36,9 @@ type Digest struct {
 	Checksum string `json:"checksum"` // in the engine's words; the order of rows does not count
 }
 
+// unknown is the count and the checksum of a table whose content at the backup's instant could not be computed.
+const unknown = "-"
+
 // Log is one file of a server's log of changes.
 type Log struct {
 	Name  string `json:"name"`
@@ -148,7 +151,8 @@ func ReadDigests(from io.Reader) ([]Digest, error) {
 	return all, nil
 }
 
-// Differences tells, for people, which tables are not as they were recorded; names in ignore are passed over.
+// Differences tells, for people, which tables are not as they were recorded; names in ignore are passed over, and
+// tables of unknown content.
 func Differences(recorded, found []Digest, ignore []string) []string {
 	type key struct{ scope, name string }
 	now := map[key]Digest{}
@@ -160,7 +164,7 @@ func Differences(recorded, found []Digest, ignore []string) []string {
 		is, there := now[key{was.Scope, was.Name}]
 		delete(now, key{was.Scope, was.Name})
 		switch {
-		case slices.Contains(ignore, was.Name):
+		case slices.Contains(ignore, was.Name), was.Count == unknown:
 		case !there:
 			out = append(out, fmt.Sprintf("%s of %s is missing", was.Name, was.Scope))
 		case is.Count != was.Count:
