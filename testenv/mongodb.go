@@ -9,7 +9,7 @@ import (
 )
 
 // MongoDB is a folder of programs: ferretdb, a server that speaks MongoDB's protocol, front, which stands before it
-// where applyOps is wanted, and MongoDB's own mongodump, mongorestore and mongosh.
+// for what mongorestore wants and it lacks, and MongoDB's own mongodump, mongorestore and mongosh.
 func MongoDB(ctx context.Context) (string, error) {
 	cache, err := CacheDir()
 	if err != nil {

@@ -76,7 +76,7 @@ func (s *Server) Start(ctx context.Context) error {
 			return err
 		}
 		s.behind = s.Port
-		if s.config.ReplicaSet {
+		if !s.config.TLS { // nothing stands before such a server
 			if s.behind, err = freePort(); err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.run("ferretdb", args...); err != nil {
 		return err
 	}
-	if s.config.ReplicaSet {
+	if s.behind != s.Port {
 		if err := s.run("front", "127.0.0.1:"+s.Port, "127.0.0.1:"+s.behind); err != nil {
 			return err
 		}

@@ -1,5 +1,6 @@
-// Front stands before a FerretDB, which has no applyOps: it has the operations of that command done one by one, as
-// the commands that FerretDB knows. Everything else goes through as it is.
+// Front stands before a FerretDB for what it lacks and mongorestore wants. It has the operations of an applyOps
+// done one by one, as the commands that FerretDB knows, and takes the option ns from indexes, which MongoDB passes
+// over. Everything else goes through as it is.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -74,10 +76,50 @@ func read(from io.Reader) ([]byte, error) {
 }
 
 func answerTo(server net.Conn, message []byte) ([]byte, error) {
-	if ops, is := operations(message); is {
-		return apply(server, binary.LittleEndian.Uint32(message[4:]), ops)
+	id := binary.LittleEndian.Uint32(message[4:])
+	switch commandIn(message) {
+	case "applyOps":
+		return apply(server, id, message)
+	case "createIndexes":
+		plain, err := plainIndexes(id, message)
+		if err != nil {
+			return nil, err
+		}
+		return pass(server, plain)
 	}
 	return pass(server, message)
+}
+
+// body is where the document of a message with one section begins, after flags and the section's kind.
+const body = headerBytes + 4 + 1
+
+// commandIn is the name of the command, or empty for a message of another form.
+func commandIn(message []byte) string {
+	if binary.LittleEndian.Uint32(message[12:]) != opMsg || message[body-1] != 0 {
+		return ""
+	}
+	first, err := bson.Raw(message[body:]).IndexErr(0)
+	if err != nil {
+		return ""
+	}
+	return first.Key()
+}
+
+func plainIndexes(id uint32, text []byte) ([]byte, error) {
+	var command bson.D
+	if err := bson.Unmarshal(text[body:], &command); err != nil {
+		return nil, err
+	}
+	for _, field := range command {
+		if field.Key != "indexes" {
+			continue
+		}
+		indexes := field.Value.(bson.A)
+		for i, index := range indexes {
+			indexes[i] = bson.D(slices.DeleteFunc(index.(bson.D), func(e bson.E) bool { return e.Key == "ns" }))
+		}
+	}
+	return message(id, 0, command)
 }
 
 func pass(server net.Conn, message []byte) ([]byte, error) {
@@ -94,32 +136,19 @@ type operation struct {
 	O2 bson.Raw `bson:"o2"`
 }
 
-// operations are those of a message that holds applyOps, in one document.
-func operations(message []byte) ([]operation, bool) {
-	const begin = headerBytes + 4 + 1 // flags, and the kind of the first section
-	if binary.LittleEndian.Uint32(message[12:]) != opMsg || message[begin-1] != 0 {
-		return nil, false
-	}
-	first, err := bson.Raw(message[begin:]).IndexErr(0)
-	if err != nil || first.Key() != "applyOps" {
-		return nil, false
-	}
-	var command struct {
+func apply(server net.Conn, request uint32, text []byte) ([]byte, error) {
+	var wanted struct {
 		Ops []operation `bson:"applyOps"`
 	}
-	if err := bson.Unmarshal(message[begin:], &command); err != nil {
-		return nil, false
+	if err := bson.Unmarshal(text[body:], &wanted); err != nil {
+		return nil, err
 	}
-	return command.Ops, true
-}
-
-func apply(server net.Conn, request uint32, ops []operation) ([]byte, error) {
-	for _, op := range ops {
+	for _, op := range wanted.Ops {
 		command, err := commandOf(op)
-		if err != nil || command == nil {
-			if err != nil {
-				return failure(request, err)
-			}
+		if err != nil {
+			return failure(request, err)
+		}
+		if command == nil {
 			continue
 		}
 		message, err := message(request, 0, command)
@@ -134,14 +163,14 @@ func apply(server net.Conn, request uint32, ops []operation) ([]byte, error) {
 			OK     float64  `bson:"ok"`
 			Errors bson.Raw `bson:"writeErrors"`
 		}
-		if err := bson.Unmarshal(answer[headerBytes+5:], &told); err != nil {
+		if err := bson.Unmarshal(answer[body:], &told); err != nil {
 			return nil, err
 		}
 		if told.OK != 1 || len(told.Errors) > 0 {
-			return failure(request, fmt.Errorf("%s in %s: %s", op.Op, op.NS, bson.Raw(answer[headerBytes+5:])))
+			return failure(request, fmt.Errorf("%s in %s: %s", op.Op, op.NS, bson.Raw(answer[body:])))
 		}
 	}
-	return message(request, request, bson.D{{Key: "applied", Value: len(ops)}, {Key: "ok", Value: 1.0}})
+	return message(request, request, bson.D{{Key: "applied", Value: len(wanted.Ops)}, {Key: "ok", Value: 1.0}})
 }
 
 // commandOf does the operation, and can be repeated, as replaying a log must be.
@@ -168,13 +197,13 @@ func failure(request uint32, err error) ([]byte, error) {
 }
 
 func message(id, answers uint32, document bson.D) ([]byte, error) {
-	body, err := bson.Marshal(document)
+	content, err := bson.Marshal(document)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, headerBytes+5, headerBytes+5+len(body))
-	for i, field := range []uint32{uint32(cap(out)), id, answers, opMsg} {
+	out := make([]byte, body)
+	for i, field := range []uint32{uint32(body + len(content)), id, answers, opMsg} {
 		binary.LittleEndian.PutUint32(out[4*i:], field)
 	}
-	return append(out, body...), nil
+	return append(out, content...), nil
 }
