@@ -53,6 +53,8 @@ func TestDiscoverByImageAndPort(t *testing.T) {
 		"image":         {image("postgres:16"), "postgresql", "image postgres"},
 		"registry":      {image("registry.example:5000/bitnami/postgresql@sha256:00"), "postgresql", "image postgresql"},
 		"both":          {image("docker.io/mariadb:11.4", 3306), "mariadb", "image mariadb, port 3306"},
+		"mongodb":       {image("mongo:7.0", 27017), "mongodb", "image mongo, port 27017"},
+		"its web page":  {image("mongo-express:1", 8081), "", ""},
 		"port":          {image("own-database", 5432), "postgresql", "port 5432 alone: see what it is"},
 		"exporter":      {image("postgres-exporter:1", 9187), "", ""},
 		"pooler":        {image("pgbouncer:1", 5432), "", ""},
@@ -153,6 +155,7 @@ func TestDiscoverProposesSecrets(t *testing.T) {
 		"libpq":   {"postgres", []corev1.EnvVar{from("PGPASSWORD", "pg", "pw")}, &plans.SecretKey{Namespace: "shop", Name: "pg", Key: "pw"}, ""},
 		"mariadb": {"mariadb", []corev1.EnvVar{from("MARIADB_ROOT_PASSWORD", "maria", "root")}, &plans.SecretKey{Namespace: "shop", Name: "maria", Key: "root"}, ""},
 		"mysql":   {"mariadb", []corev1.EnvVar{from("MYSQL_ROOT_PASSWORD", "maria", "root")}, &plans.SecretKey{Namespace: "shop", Name: "maria", Key: "root"}, ""},
+		"mongodb": {"mongo", []corev1.EnvVar{from("MONGO_INITDB_ROOT_PASSWORD", "mongo", "root"), {Name: "MONGO_INITDB_ROOT_USERNAME", Value: "keeper"}}, &plans.SecretKey{Namespace: "shop", Name: "mongo", Key: "root"}, "keeper"},
 		"file":    {"mariadb", []corev1.EnvVar{{Name: "MARIADB_ROOT_PASSWORD_FILE", Value: "/opt/secrets/root"}}, &plans.SecretKey{Namespace: "shop", Name: "maria", Key: "root"}, ""},
 		"literal": {"postgres", []corev1.EnvVar{{Name: "POSTGRES_PASSWORD", Value: "hunter2-hunter2"}}, nil, ""},
 	} {
