@@ -188,30 +188,27 @@ func mongodbNumber(t *testing.T, s *mongodb.Server, script string) int {
 	return n
 }
 
-// Money moves between a thousand accounts in two databases. FerretDB has no transactions, so that each move is
-// two writes, made one after the other: write k takes or gives to the account that k names.
+// Money moves between a thousand accounts in twenty collections. FerretDB has no transactions, so that each move is
+// two writes, made one after the other: write k takes from or gives to the account that k names. Accounts are large,
+// so that many writes are made between the dumps of the first collection and of the last.
 const (
 	mongodbAccounts = 1000
-	mongodbMoney    = `
-for (const name of ['east', 'west']) {
-  server.getDB(name).account.insertMany([...Array(500).keys()].map(i => ({_id: 'a' + i, balance: Int32(1000), writes: Int32(0)})));
-  const text = 'x'.repeat(400);
-  for (let n = 0; n < 2; n++) server.getDB(name).padding.insertMany([...Array(1000).keys()].map(i => ({_id: n * 1000 + i, text: text})));
-}`
-	mongodbMoves = `
+	mongodbAt       = `
+const collection = at => server.getDB(at % 2 ? 'east' : 'west').getCollection('account' + at % 20);
+`
+	mongodbMoney = mongodbAt + `
+const text = 'x'.repeat(4000);
+for (let c = 0; c < 20; c++) collection(c).insertMany([...Array(50).keys()].map(i => ({_id: 'a' + (c + 20 * i), balance: Int32(1000), writes: Int32(0), text: text})));`
+	mongodbMoves = mongodbAt + `
 for (let k = 0; ; k++) {
   const at = k * 7 % 1000, amount = k % 2 ? 10 : -10;
-  server.getDB(at % 2 ? 'east' : 'west').account.updateOne({_id: 'a' + Math.floor(at / 2)}, {$inc: {balance: Int32(amount), writes: Int32(1)}});
+  collection(at).updateOne({_id: 'a' + at}, {$inc: {balance: Int32(amount), writes: Int32(1)}});
   print(k + 1);
-  sleep(5);
 }`
-	mongodbBalances = `
+	mongodbBalances = mongodbAt + `
 const all = {};
-for (const name of ['east', 'west']) server.getDB(name).account.find().forEach(a => { all[name + a._id] = a; });
-for (let at = 0; at < 1000; at++) {
-  const a = all[(at % 2 ? 'east' : 'west') + 'a' + Math.floor(at / 2)];
-  print(a.balance + ' ' + a.writes);
-}`
+for (let c = 0; c < 20; c++) collection(c).find({}, {text: 0}).forEach(a => { all[a._id] = a; });
+for (let at = 0; at < 1000; at++) print(all['a' + at].balance + ' ' + all['a' + at].writes);`
 )
 
 // What comes back of a replica set's member is what there was after some write, and without any later one: each
