@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/pki"
@@ -109,16 +110,28 @@ func (s *Server) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	for ctx.Err() == nil {
-		if _, err = s.JS(ctx, "server.getDB('admin').runCommand({ping: 1})"); err == nil {
-			return nil
+	return errors.Join(s.listens(ctx, s.behind), s.listens(ctx, s.Port))
+}
+
+// listens waits until somebody takes connections at a port.
+func (s *Server) listens(ctx context.Context, port string) error {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:"+port)
+		if err == nil {
+			return connection.Close()
 		}
 		if !s.runs() {
 			text, _ := os.ReadFile(filepath.Join(s.Dir, "log")) // it may not be there yet
 			return fmt.Errorf("the server ended\n%s", text)
 		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
 	}
-	return err
 }
 
 // CAFile vouches for a server with TLS.
