@@ -38,6 +38,11 @@ func Builtin() (map[string]plans.Engine, error) {
 			engines[engine.Metadata.Name] = *engine
 		}
 	}
+	for name, engine := range engines { // what one extends does not extend itself
+		if engines[name], err = extend(engine, engines); err != nil {
+			return nil, err
+		}
+	}
 	return engines, nil
 }
 

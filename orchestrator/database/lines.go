@@ -33,11 +33,13 @@ type Digest struct {
 	Scope    string `json:"scope"`
 	Name     string `json:"name"`
 	Count    string `json:"count"`
-	Checksum string `json:"checksum"` // in the engine's words; the order of rows does not count
+	// Checksum is in the engine's words, and the order of rows does not count; Unsettled where there is none.
+	Checksum string `json:"checksum"`
 }
 
-// unknown is the count and the checksum of a table whose content at the backup's instant could not be computed.
-const unknown = "-"
+// Unsettled is the checksum of what writers changed beside the backup, which can't be compared; as the count, too,
+// it says that not even its being there is known.
+const Unsettled = "-"
 
 // Log is one file of a server's log of changes.
 type Log struct {
@@ -164,9 +166,10 @@ func Differences(recorded, found []Digest, ignore []string) []string {
 		is, there := now[key{was.Scope, was.Name}]
 		delete(now, key{was.Scope, was.Name})
 		switch {
-		case slices.Contains(ignore, was.Name), was.Count == unknown:
+		case slices.Contains(ignore, was.Name), was.Count == Unsettled:
 		case !there:
 			out = append(out, fmt.Sprintf("%s of %s is missing", was.Name, was.Scope))
+		case was.Checksum == Unsettled:
 		case is.Count != was.Count:
 			out = append(out, fmt.Sprintf("%s of %s has %s rows, had %s", was.Name, was.Scope, is.Count, was.Count))
 		case is.Checksum != was.Checksum:
