@@ -30,9 +30,9 @@ type Part struct {
 
 // Digest is the content of one table or collection, computed by the engine.
 type Digest struct {
-	Scope    string `json:"scope"`
-	Name     string `json:"name"`
-	Count    string `json:"count"`
+	Scope string `json:"scope"`
+	Name  string `json:"name"`
+	Count string `json:"count"`
 	// Checksum is in the engine's words, and the order of rows does not count; Unsettled where there is none.
 	Checksum string `json:"checksum"`
 }

@@ -2,6 +2,8 @@ package opensearch
 
 import (
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -25,7 +27,7 @@ func (s *Server) WithAccount(t testing.TB, denied ...string) (port, caFile strin
 	t.Helper()
 	to := &url.URL{Scheme: "http", Host: "127.0.0.1:" + s.Port}
 	proxy := httputil.NewSingleHostReverseProxy(to)
-	front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, ok := r.BasicAuth(); !ok || user != User || password != Password {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
@@ -38,6 +40,8 @@ func (s *Server) WithAccount(t testing.TB, denied ...string) (port, caFile strin
 		}
 		proxy.ServeHTTP(w, r)
 	}))
+	front.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that refuse it are no news
+	front.StartTLS()
 	t.Cleanup(front.Close)
 	address, err := url.Parse(front.URL)
 	if err != nil {

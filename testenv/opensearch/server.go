@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -36,14 +37,16 @@ var (
 type Server struct {
 	Dir     string // holds data, snapshots and log
 	Port    string
+	shared  []string // more folders of path.repo
 	kind    Kind
 	jars    string
 	process *exec.Cmd
 	ended   chan struct{} // closed when process has ended
 }
 
-// Need starts a server for one test. Where none can be, the test is skipped, or fails when CI is set.
-func Need(t testing.TB, kind Kind) *Server {
+// Need starts a server for one test, with more folders of path.repo. Where none can be, the test is skipped, or fails
+// when CI is set.
+func Need(t testing.TB, kind Kind, shared ...string) *Server {
 	t.Helper()
 	testenv.Need(t)
 	jars, err := testenv.Jars(t.Context(), kind.jars)
@@ -53,7 +56,7 @@ func Need(t testing.TB, kind Kind) *Server {
 	if err := testenv.Install(t.Context(), "curl"); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Dir: t.TempDir(), kind: kind, jars: jars}
+	s := &Server{Dir: t.TempDir(), shared: shared, kind: kind, jars: jars}
 	t.Cleanup(s.Stop)
 	if err := s.start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -61,7 +64,7 @@ func Need(t testing.TB, kind Kind) *Server {
 	return s
 }
 
-// Snapshots is the folder of path.repo.
+// Snapshots is a folder of path.repo of its own.
 func (s *Server) Snapshots() string { return filepath.Join(s.Dir, "snapshots") }
 
 // start starts the node, and waits until it takes requests.
@@ -70,7 +73,7 @@ func (s *Server) start(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(filepath.Join(home, "config"), 0o755), os.MkdirAll(s.Snapshots(), 0o755)); err != nil {
 		return err
 	}
-	config := "network.host: 127.0.0.1\ntransport.port: 0\ndiscovery.type: single-node\npath.repo: " + s.Snapshots() + "\n"
+	config := "network.host: 127.0.0.1\ntransport.port: 0\ndiscovery.type: single-node\npath.repo: [" + strings.Join(append(s.shared, s.Snapshots()), ", ") + "]\n"
 	if err := os.WriteFile(filepath.Join(home, "config", s.kind.config), []byte(config), 0o644); err != nil {
 		return err
 	}
@@ -111,13 +114,17 @@ func (s *Server) start(ctx context.Context) error {
 	}
 }
 
-// free is a port that nobody has.
+// free is a port that nobody has, of those that the runner takes.
 func free() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const first, ports = 9201, 99
+	begin := rand.IntN(ports) // others look for one at the same time
+	for i := range ports {
+		port := first + (begin+i)%ports
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	return 0, errors.New("no port from 9201 on is free")
 }
 
 // Stop ends the node, as a power cut does.
