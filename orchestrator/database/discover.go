@@ -247,7 +247,7 @@ func (d *discovery) recognise(spec *corev1.PodSpec) (recognition, bool) {
 
 // companions are words in names of images that run beside databases.
 func companions() []string {
-	return []string{"exporter", "operator", "backup", "proxy", "pooler", "bouncer", "pgadmin", "client"}
+	return []string{"exporter", "operator", "backup", "proxy", "pooler", "bouncer", "pgadmin", "client", "dashboards"}
 }
 
 func imageFits(patterns []string, image string) bool {

@@ -59,6 +59,9 @@ func TestDiscoverByImageAndPort(t *testing.T) {
 		"exporter":      {image("postgres-exporter:1", 9187), "", ""},
 		"pooler":        {image("pgbouncer:1", 5432), "", ""},
 		"operator":      {image("postgres-operator"), "", ""},
+		"search":        {image("opensearchproject/opensearch:2.19.1", 9200, 9600), "opensearch", "image opensearch, port 9200"},
+		"its ancestor":  {image("docker.elastic.co/elasticsearch/elasticsearch:8.17.0", 9200), "elasticsearch", "image elasticsearch, port 9200"},
+		"its dashboard": {image("opensearchproject/opensearch-dashboards:2", 5601), "", ""},
 		"something":     {image("nginx", 80), "", ""},
 		"image in path": {image("postgres/web"), "", ""},
 	} {

@@ -249,7 +249,7 @@ func TestOpenSearch(t *testing.T) {
 	t.Run("queries", func(t *testing.T) {
 		for body, want := range map[string]string{
 			`{"size":2,"_source":["price","deep"],"sort":"price","query":{"term":{"name":"n1"}}}`:                  `[map[deep:map[a:true b:[1 <nil>] c:\é	] price:1.5] map[deep:map[a:true b:[1 <nil>] c:\é	] price:6.5]]`,
-			`{"size":1,"_source":false,"aggs":{"total":{"sum":{"field":"price"}}},"query":{"term":{"name":"n0"}}}`: `[map[total:map[value:24800]]]`,
+			`{"size":1,"_source":false,"aggs":{"total":{"sum":{"field":"price"}}},"query":{"term":{"name":"n0"}}}`: `[map[total:map[value:24800.0]]]`,
 			`{"size":1,"_source":["nothing"]}`:     `[map[]]`,
 			`{"query":{"term":{"name":"nobody"}}}`: `[]`,
 		} {

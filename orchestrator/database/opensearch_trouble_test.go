@@ -202,6 +202,11 @@ func searchTruncated(t *testing.T, s *opensearch.Server) {
 	whole := restoreOf(store, backup)
 	whole.Replace = true
 	for name, cut := range map[string]func([]byte) []byte{
+		"bits of the first file": func(b []byte) []byte {
+			at := 512 + bytes.IndexFunc(b[512:], func(r rune) bool { return r != 0 }) + 300
+			b[at] ^= 1
+			return b
+		},
 		"end":        func(b []byte) []byte { return b[:bytes.LastIndex(b, []byte("muster.whole"))] },
 		"last file":  func(b []byte) []byte { return b[:bytes.LastIndex(b, []byte("./muster.whole"))] },
 		"first half": func(b []byte) []byte { return b[:len(b)/2] },
