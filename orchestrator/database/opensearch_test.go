@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,6 +86,8 @@ func searchContent(t *testing.T, s *opensearch.Server) {
 	}
 	searchBulk(t, s, text.String())
 	s.Must(t, "DELETE", "/shop-orders/_doc/o%207", "")
+	s.Must(t, "PUT", "/shut", `{"settings":{"number_of_replicas":0}}`)
+	s.Must(t, "POST", "/shut/_close", "")
 }
 
 func searchBulk(t *testing.T, s *opensearch.Server, lines string) {
@@ -239,7 +242,7 @@ func TestOpenSearch(t *testing.T) {
 	if after <= before {
 		t.Error("nobody wrote during the backup: the test shows nothing")
 	}
-	if names := strings.Fields(target.Must(t, "GET", "/_cat/indices?h=index&expand_wildcards=all&s=index", "")); fmt.Sprint(names) != "[.ds-logs-shop-000001 shop-none shop-orders shop-ü+% transfers]" {
+	if names := strings.Fields(target.Must(t, "GET", "/_cat/indices?h=index,status&expand_wildcards=all&s=index", "")); fmt.Sprint(names) != "[.ds-logs-shop-000001 open shop-none open shop-orders open shop-ü+% open shut open transfers open]" {
 		t.Error(names)
 	}
 	if answer := target.Must(t, "GET", "/logs-shop/_search?filter_path=hits.hits._source", ""); !strings.Contains(answer, "sold") {
@@ -293,7 +296,10 @@ func TestOpenSearch(t *testing.T) {
 		}
 	})
 	t.Run("again", func(t *testing.T) { againAddsLittle(t, source) })
+	t.Run("by hand", func(t *testing.T) { searchByHand(t, source, target, restore) })
 	t.Run("registered repository", func(t *testing.T) { searchSnapshot(t, source, target, shared) })
+	t.Run("trouble", func(t *testing.T) { searchTrouble(t, source) })
+	t.Run("Elasticsearch", func(t *testing.T) { searchAncestor(t, target) })
 }
 
 // size is how many bytes a folder holds.
@@ -359,9 +365,36 @@ func againAddsLittle(t *testing.T, source *opensearch.Server) {
 	}
 }
 
+// searchByHand brings a backup back with tar and the server's API alone.
+func searchByHand(t *testing.T, source, target *opensearch.Server, restore database.RestoreConfig) {
+	target.Wipe(t)
+	folder := target.Snapshots() + "/hand"
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range restore.Parts {
+		content, err := restore.Open(t.Context(), part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tar := exec.CommandContext(t.Context(), "tar", "-x", "-f", "-", "-C", folder)
+		tar.Stdin = content
+		if text, err := tar.CombinedOutput(); errors.Join(err, content.Close()) != nil {
+			t.Fatalf("%s %v", text, err)
+		}
+	}
+	target.Must(t, "PUT", "/_snapshot/hand", `{"type":"fs","settings":{"location":"`+folder+`","readonly":true}}`)
+	target.Must(t, "POST", "/_snapshot/hand/muster/_restore?wait_for_completion=true", `{"indices":"*","include_global_state":true}`)
+	searchSame(t, source, target)
+	target.Must(t, "DELETE", "/_snapshot/hand", "")
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // searchSnapshot is the mode in which the data stays in a repository of the server's.
 func searchSnapshot(t *testing.T, source, target *opensearch.Server, shared string) {
-	settings := map[string]string{"repository": "kept", "exclude": "big transfers"}
+	settings := map[string]string{"repository": "kept", "exclude": "big transfers logs-shop"}
 	server := searching{settings: settings}.at(t, source)
 	problems, err := server.Check(t.Context(), "snapshot")
 	if err != nil || fault.KindOf(server.Refused("check", problems)) != fault.NotFound {
@@ -375,6 +408,9 @@ func searchSnapshot(t *testing.T, source, target *opensearch.Server, shared stri
 	backup, err := server.Backup(t.Context(), database.BackupConfig{Mode: "snapshot", Store: store, Progress: progress{}, Digests: true, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if indices := backup.Facts["indices"]; backup.Facts["dataStreams"] != "" || strings.Contains(indices, "logs") || strings.Contains(indices, "transfers") {
+		t.Errorf("what is excluded is in the snapshot: %v", backup.Facts)
 	}
 	restore := restoreOf(store, backup)
 	content, err := restore.Open(t.Context(), restore.Parts[0])
@@ -418,9 +454,10 @@ func searchSnapshot(t *testing.T, source, target *opensearch.Server, shared stri
 	}
 }
 
-// The other server's engine has the same scripts, and OpenSearch takes what Elasticsearch wrote.
-func TestElasticsearch(t *testing.T) {
-	source, target := opensearch.Need(t, opensearch.Elasticsearch), opensearch.Need(t, opensearch.OpenSearch)
+// searchAncestor: the other server's engine has the same scripts, and OpenSearch takes what Elasticsearch wrote.
+func searchAncestor(t *testing.T, target *opensearch.Server) {
+	source := opensearch.Need(t, opensearch.Elasticsearch)
+	target.Wipe(t)
 	searchContent(t, source)
 	store := newRepository(t)
 	server := searching{engine: "elasticsearch"}.at(t, source)

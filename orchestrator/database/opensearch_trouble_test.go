@@ -22,8 +22,8 @@ import (
 	"github.com/musterdr/muster/testenv/opensearch"
 )
 
-func TestOpenSearchTrouble(t *testing.T) {
-	s := opensearch.Need(t, opensearch.OpenSearch)
+func searchTrouble(t *testing.T, s *opensearch.Server) {
+	s.Wipe(t)
 	searchContent(t, s)
 	t.Run("denied", func(t *testing.T) { searchDenied(t, s) })
 	t.Run("folder", func(t *testing.T) { searchFolder(t, s) })
