@@ -372,15 +372,22 @@ func searchByHand(t *testing.T, source, target *opensearch.Server, restore datab
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	folders := map[string]bool{}
 	for _, part := range restore.Parts {
 		content, err := restore.Open(t.Context(), part)
 		if err != nil {
 			t.Fatal(err)
 		}
-		tar := exec.CommandContext(t.Context(), "tar", "-x", "-f", "-", "-C", folder)
+		tar := exec.CommandContext(t.Context(), "tar", "-x", "-v", "-f", "-", "-C", folder)
 		tar.Stdin = content
-		if text, err := tar.CombinedOutput(); errors.Join(err, content.Close()) != nil {
+		text, err := tar.CombinedOutput()
+		if errors.Join(err, content.Close()) != nil {
 			t.Fatalf("%s %v", text, err)
+		}
+		made := slices.DeleteFunc(strings.Fields(string(text)), func(name string) bool { return !strings.HasSuffix(name, "/") })
+		folders[strings.Join(made, " ")] = true
+		if len(folders) != 1 || len(made) < 10 { // else two streams that come back at once make the same one, and one fails
+			t.Errorf("%s makes the folders %v, others %v", part.Path, made, folders)
 		}
 	}
 	target.Must(t, "PUT", "/_snapshot/hand", `{"type":"fs","settings":{"location":"`+folder+`","readonly":true}}`)
