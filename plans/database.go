@@ -152,6 +152,7 @@ type EngineLogs struct {
 	Read string `yaml:"read" json:"read"`
 	// Release lets go of everything before the position $UPTO.
 	Release string `yaml:"release" json:"release"`
-	// Locate prints the fact `position` of a target of recovery, where it can be told from $UNTIL_... alone.
+	// Locate prints the fact `position` of a target of recovery, where $UNTIL_... and the archived logs' names and
+	// positions tell it.
 	Locate string `yaml:"locate,omitempty" json:"locate,omitempty"`
 }

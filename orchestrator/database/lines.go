@@ -130,6 +130,11 @@ func (p Part) Line() string {
 	return strings.Join(append([]string{"part", p.Path, strconv.Itoa(p.Phase), strconv.FormatInt(p.Bytes, 10)}, p.Args...), "\t")
 }
 
+// Line is the file of the log as scripts tell it, and read it.
+func (l Log) Line() string {
+	return strings.Join([]string{"log", l.Name, strconv.FormatInt(l.Bytes, 10), l.From, l.To}, "\t")
+}
+
 // Line is the digest as a file of them holds it: scope, name, count and checksum with tabs between them.
 func (d Digest) Line() string {
 	return strings.Join([]string{d.Scope, d.Name, d.Count, d.Checksum}, "\t")

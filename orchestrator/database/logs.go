@@ -148,12 +148,12 @@ func (u Until) Env() map[string]string {
 	return env
 }
 
-// Locate gives the position of a target, empty where only the log itself tells it.
-func (s *Server) Locate(ctx context.Context, until Until) (string, error) {
+// Locate gives the position of a target in the archived logs, empty where only their content tells it.
+func (s *Server) Locate(ctx context.Context, until Until, archived []Log) (string, error) {
 	if s.Engine.Spec.Logs == nil {
 		return "", fault.Newf("find the target", fault.Unsupported, s.Database.Name, "engine %s knows no logs", s.Engine.Metadata.Name)
 	}
-	t, err := s.ask(ctx, call{op: "find the target", script: s.Engine.Spec.Logs.Locate, env: until.Env()})
+	t, err := s.ask(ctx, call{op: "find the target", script: s.Engine.Spec.Logs.Locate, env: until.Env(), logs: archived})
 	if err != nil {
 		return "", err
 	}

@@ -1,4 +1,4 @@
-# What every engine's scripts find. The text of secrets, of the parts and of the facts follows.
+# What every engine's scripts find. The text of secrets, of the parts, of the facts and of the logs follows.
 set -eu
 umask 077
 cd /

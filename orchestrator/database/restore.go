@@ -92,7 +92,7 @@ func (s *Server) rollForward(ctx context.Context, config *RestoreConfig) error {
 	refuse := func(format string, args ...any) error {
 		return fault.Newf("roll forward", fault.NotFound, s.Database.Name, format, args...)
 	}
-	until, err := s.Locate(ctx, config.Until)
+	until, err := s.Locate(ctx, config.Until, config.Logs)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,10 @@ func (s *Server) rollForward(ctx context.Context, config *RestoreConfig) error {
 	if until != "" && until < end {
 		return refuse("the target %s is before the end of this backup, %s: choose an earlier one", until, end)
 	}
-	if before, after, gap := Gap(begin, config.Logs); gap {
+	needed := slices.DeleteFunc(slices.Clone(config.Logs), func(log Log) bool {
+		return log.From != "" && (log.To <= begin || until != "" && log.From > until)
+	})
+	if before, after, gap := Gap(begin, needed); gap {
 		return refuse("the archived logs have a gap: there is none between %s and %s", before, after)
 	}
 	phase, reach := 1, ""
@@ -109,10 +112,7 @@ func (s *Server) rollForward(ctx context.Context, config *RestoreConfig) error {
 	}
 	parts, open := slices.Clone(config.Parts), config.Open
 	logs := map[string]Log{}
-	for _, log := range config.Logs {
-		if log.From != "" && (log.To <= begin || until != "" && log.From > until) {
-			continue
-		}
+	for _, log := range needed {
 		path := "logs/" + log.Name
 		logs[path] = log
 		parts = append(parts, Part{Path: path, Phase: phase, Bytes: log.Bytes, Args: []string{logArgs, log.Name, strconv.FormatInt(log.Bytes, 10)}})

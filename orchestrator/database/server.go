@@ -104,6 +104,7 @@ type call struct {
 	env    map[string]string
 	parts  []Part
 	facts  map[string]string
+	logs   []Log
 	stdin  io.Reader
 	stdout io.Writer
 }
@@ -147,15 +148,19 @@ func (s *Server) head(c call) (text, reader string) {
 			fmt.Fprintf(&b, "printf '%%s\\n' %s >>\"$MUSTER_DIR/%s\"\n", machine.Quote(line), name)
 		}
 	}
-	var parts, facts []string
+	var parts, facts, logs []string
 	for _, part := range c.parts {
 		parts = append(parts, part.Line())
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.facts)) {
 		facts = append(facts, "fact\t"+name+"\t"+c.facts[name])
 	}
+	for _, log := range c.logs {
+		logs = append(logs, log.Line())
+	}
 	write("parts", parts)
 	write("facts", facts)
+	write("logs", logs)
 	b.WriteString("set --")
 	for _, arg := range c.args {
 		b.WriteString(" " + machine.Quote(arg))

@@ -155,7 +155,7 @@ func (s *RestoreDatabases) open(ctx context.Context, run *orchestrator.Run, name
 	if err != nil || s.Until.IsZero() {
 		return o, base, err
 	}
-	located := func(ctx context.Context) (string, error) { return o.Locate(ctx, s.Until) }
+	located := func(ctx context.Context) (string, error) { return o.Locate(ctx, s.Until, base.logs.logs()) }
 	if base, err = s.base(ctx, run, name, located); err != nil {
 		err = o.abandon(ctx, err)
 	}

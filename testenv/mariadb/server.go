@@ -41,6 +41,16 @@ func Install(ctx context.Context) error {
 // skipped, or fails when CI is set.
 func Need(t testing.TB, options ...string) *Server {
 	t.Helper()
+	s := Blank(t, options...)
+	if err := errors.Join(s.Init(t.Context()), s.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Blank is a server without a data folder, which a restore makes.
+func Blank(t testing.TB, options ...string) *Server {
+	t.Helper()
 	testenv.Need(t)
 	if err := Install(t.Context()); err != nil {
 		t.Fatal(err)
@@ -50,20 +60,14 @@ func Need(t testing.TB, options ...string) *Server {
 		t.Fatal(err)
 	}
 	s, err := New(dir, options...)
-	if err == nil {
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		err = s.Init(t.Context())
-	}
-	if err == nil {
-		err = s.Start(t.Context())
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -82,7 +86,8 @@ func New(dir string, options ...string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Dir: dir, options: options, owner: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	return s, errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, uid, gid))
+	client := "[client]\nuser=root\nsocket=" + s.Socket() + "\npassword=\"" + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(Password) + "\"\n"
+	return s, errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, uid, gid), os.WriteFile(s.ClientFile(), []byte(client), 0o644))
 }
 
 // Data is the server's data folder.
@@ -96,10 +101,6 @@ func (s *Server) Init(ctx context.Context) error {
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(Password)
 	text := "alter user root@localhost identified by '" + password + "';\n"
 	if err := os.WriteFile(s.first(), []byte(text), 0o644); err != nil {
-		return err
-	}
-	client := "[client]\nuser=root\nsocket=" + s.Socket() + "\npassword=\"" + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(Password) + "\"\n"
-	if err := os.WriteFile(s.ClientFile(), []byte(client), 0o644); err != nil {
 		return err
 	}
 	_, err := s.Run(ctx, "mariadb-install-db", "--no-defaults", "--datadir="+s.Data(), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-log-bin", "--innodb-log-file-size=32M")
