@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -119,13 +121,13 @@ const mariadbChanges = `
 create user teller identified by 'x'; create role auditor; grant select on bank.* to auditor; grant auditor to teller; alter user teller with max_user_connections 7;
 create database later character set latin1; use later;
 create table more (id int primary key auto_increment, x varchar(20), spot point) engine=Aria; insert into more (x) values ('grün'), (concat('a', char(0), char(9), '''\\'));
-create table ` + "`o``dd`" + ` as select seq from bank.account join seq_1_to_3; create sequence numbers; select nextval(numbers), nextval(numbers);
+create table ` + "`o``dd`" + ` as select seq from bank.account join seq_1_to_3; create table other (id int); create sequence numbers; select nextval(numbers), nextval(numbers);
 create table kept_history (id int primary key, x int) with system versioning; insert into kept_history values (1, 1); update kept_history set x = 2;
 set binlog_format = statement; set time_zone = '+05:00'; insert into more (x) values (now()), (rand()), (uuid_short() is null), (@@session.time_zone); set binlog_format = row;
 create temporary table t (i int); insert into t values (1), (2); insert into more (x) select i from t;
 delimiter |
 create procedure p() begin insert into more (x) values ('|'); end|
-create trigger tr after insert on more for each row insert into ` + "`o``dd`" + ` values (new.id)|
+create trigger tr after insert on more for each row insert into other values (new.id)|
 create event e on schedule every 1 second do insert into more (x) values ('by the event')|
 delimiter ;
 call p();
@@ -174,6 +176,13 @@ func TestMariaDBPointInTime(t *testing.T) {
 		targets[name] = target{database.Until{Time: of.text}, n - 1, n} // it is logged a moment before it commits
 	}
 	last := writing.end()
+	if err := source.Stop(syscall.SIGTERM); err != nil { // it ends its file in a way of its own
+		t.Fatal(err)
+	}
+	if err := source.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mariadbSQL(t, source, "later", "insert into more (x) values ('after the restart')")
 	logs.pass(t, server, store)
 	logs.pass(t, server, store)
 	targets["end"] = target{database.Until{End: true}, last, last}
@@ -222,26 +231,50 @@ func TestMariaDBPointInTime(t *testing.T) {
 			t.Errorf("%v: the data folder was touched: %v", refused.until, err)
 		}
 	}
+	t.Run("damaged", func(t *testing.T) {
+		damaged := &archived{logs: logs.logs, by: maps.Clone(logs.by)}
+		log := logs.logs[slices.IndexFunc(logs.logs, func(l database.Log) bool { return strings.HasPrefix(l.Name, file+"-") })]
+		content := mariadbLog(t, store, logs, log)
+		content[len(content)/2] ^= 1
+		object, err := store.Put(t.Context(), "damaged", bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damaged.by[log.Name] = object.ID
+		into, err := restoreMariaDB(t, store, backup, damaged, database.Until{End: true})
+		if !fault.Is(err, fault.Corrupt) || !strings.Contains(err.Error(), "an archived binary log is damaged") {
+			t.Errorf("a log with another byte: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(into.Data(), "muster.logs", "pid")); !os.IsNotExist(err) {
+			t.Errorf("the server that replays is still there: %v", err)
+		}
+	})
 	t.Run("lost", func(t *testing.T) { mariadbLost(t, source, store, backup, logs, targets["position"].until, at) })
 }
 
 // mariadbSameLog compares an archived binary log with the server's file.
 func mariadbSameLog(t *testing.T, s *mariadb.Server, store *repository.Repository, logs *archived, log database.Log) {
 	t.Helper()
-	content, err := store.Open(t.Context(), logs.by[log.Name])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer content.Close()
-	stored, err := io.ReadAll(content)
-	if err != nil {
-		t.Fatal(err)
-	}
+	stored := mariadbLog(t, store, logs, log)
 	name, _, _ := strings.Cut(log.Name, "-")
 	is, err := os.ReadFile(filepath.Join(s.Data(), name))
 	if err != nil || !bytes.Equal(stored, is) {
 		t.Errorf("%s has %d bytes, and %d were stored, %v", name, len(is), len(stored), err)
 	}
+}
+
+func mariadbLog(t *testing.T, store *repository.Repository, logs *archived, log database.Log) []byte {
+	t.Helper()
+	from, err := store.Open(t.Context(), logs.by[log.Name])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	content, err := io.ReadAll(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
 
 // What the server has lost, and numbers that begin anew, are gaps, past which nothing is rolled forward; what is
