@@ -61,8 +61,8 @@ func startMariaDBTransfers(t *testing.T, s *mariadb.Server) *mariadbTransfers {
 	return w
 }
 
-// past waits until n more are acknowledged.
-func (w *mariadbTransfers) past(t *testing.T, n int) {
+// past waits until n more are acknowledged, and returns the number of the last.
+func (w *mariadbTransfers) past(t *testing.T, n int) int {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -72,6 +72,7 @@ func (w *mariadbTransfers) past(t *testing.T, n int) {
 	if w.err != nil {
 		t.Fatal(w.err)
 	}
+	return w.done
 }
 
 func (w *mariadbTransfers) end() int {
@@ -149,12 +150,16 @@ func TestMariaDBPointInTime(t *testing.T) {
 		mariadbSameLog(t, source, store, logs, log)
 	}
 	writing := startMariaDBTransfers(t, source)
-	writing.past(t, 20)
+	begun, _, _ := strings.Cut(logs.logs[len(logs.logs)-1].To, ":")
+	for mariadbSQL(t, source, "", "select unix_timestamp() > "+begun) != "1" { // so that a time tells the backup's end from the file's begin
+		continue
+	}
+	least := writing.past(t, 20)
 	backup, err := server.Backup(t.Context(), database.BackupConfig{Mode: "physical", Store: store, Progress: progress{}, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	writing.past(t, 5)
+	most := writing.past(t, 5)
 	logs.pass(t, server, store)
 	mariadbFile(t, source, mariadbChanges)
 
@@ -162,7 +167,7 @@ func TestMariaDBPointInTime(t *testing.T) {
 		until       database.Until
 		least, most int
 	}
-	targets := map[string]target{}
+	targets := map[string]target{"the backup's end": {database.Until{Time: backup.Facts["timeEnd"]}, least, most}}
 	file, offset, at := mariadbAt(t, source)
 	targets["position"] = target{database.Until{LSN: fmt.Sprintf("%s:%d", file, offset)}, at, at}
 	writing.past(t, 5)
