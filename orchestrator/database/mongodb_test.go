@@ -36,7 +36,7 @@ func mongodbServer(t *testing.T, s *mongodb.Server, settings, secrets map[string
 	}
 	server, err := database.NewServer(database.ServerConfig{
 		Database: plans.Database{Name: "shop/till", Engine: "mongodb", Settings: all, Secrets: entries},
-		Engine:   engine, Place: shell.Runner{}, Secrets: secrets, Mask: mask, Token: "0123456789abcdef",
+		Engine:   engine, Place: shell.Runner{}, Secrets: secrets, Mask: mask, Token: tokenOf(t.Name(), all),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ for muster_old in "$muster_dir"/muster-db.*/pid; do
 	[ -e "$muster_old" ] || continue
 	muster_pid=$(cat "$muster_old" 2>/dev/null) || continue
 	muster_old=${muster_old%/pid}
-	muster_was=$(cat "$muster_old/begun" 2>/dev/null) || continue
+	muster_was=$(cat "$muster_old/pid.time" 2>/dev/null) || continue
 	[ "${muster_was%% *}" = "$(readlink /proc/self/ns/pid)" ] || continue # of another container
 	if [ "$(muster_begun "$muster_pid")" = "$muster_was" ]; then
 		case $(cat "$muster_old/task" 2>/dev/null) in
@@ -54,7 +54,7 @@ muster_watch=$(
 )
 trap 'kill "$muster_watch" 2>/dev/null; rm -rf "$MUSTER_DIR"' EXIT
 trap 'exit 143' TERM INT HUP
-muster_begun $$ >"$MUSTER_DIR/begun"
+muster_begun $$ >"$MUSTER_DIR/pid.time"
 echo $$ >"$MUSTER_DIR/pid.new"
 mv "$MUSTER_DIR/pid.new" "$MUSTER_DIR/pid" # it is never seen empty
 line() {
