@@ -88,7 +88,7 @@ demo: build lab ## capture a cluster, destroy every machine, rebuild it, prove i
 	@mkdir -p build
 	$(GO) run ./testenv/cmd/demo
 
-bench: build lab ## measure next to a peer in the same run; writes docs/benchmarks.md and .json
+bench: build lab ## measure next to a peer in the same run; writes docs/benchmarks*.md and .json
 	$(GO) run ./testenv/cmd/bench
 
 # The plugins' versions fit google.golang.org/protobuf and grpc in go.mod; protoc is Debian's.

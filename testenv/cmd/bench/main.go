@@ -1,5 +1,5 @@
-// Command bench measures Muster side by side with a peer, on this machine and in one run, and writes
-// docs/benchmarks.md for people and docs/benchmarks.json for programs.
+// Command bench measures Muster side by side with a peer, on this machine and in one run, and writes pages: each as
+// docs/<page>.md for people and docs/<page>.json for programs.
 //
 // A benchmark is one comparison; its two sides are Muster's way, called ours, and the reference. Both
 // sides are measured in turn, several times, and the medians are compared. The ratio is such that more
@@ -28,8 +28,21 @@ const (
 	workDir = "build/bench" // databases, repositories, logs; removed at the end
 )
 
-// benchmarks are all there are, in the order in which they run and are reported.
-func benchmarks() []benchmark {
+// page is what is measured in one run and reported together, in this order.
+type page struct {
+	name, title string
+	benchmarks  []benchmark
+}
+
+// pages are all there are.
+func pages() []page {
+	return []page{
+		{"benchmarks", "Benchmarks", clusterBenchmarks()},
+		{"benchmarks-databases", "Benchmarks of databases", []benchmark{postgresLogical(), postgresPhysical(), mariadbLogical(), mariadbPhysical()}},
+	}
+}
+
+func clusterBenchmarks() []benchmark {
 	return []benchmark{
 		etcdSnapshot(),
 		extractEtcd(),
@@ -49,15 +62,12 @@ func benchmarks() []benchmark {
 		rbdSparse(),
 		glusterCapture(),
 		ebsBlocks(),
-		postgresLogical(),
-		postgresPhysical(),
-		mariadbLogical(),
-		mariadbPhysical(),
 	}
 }
 
 func main() {
 	only := flag.String("only", "", "names of the benchmarks to run, separated by commas; results are then shown and not written")
+	pageName := flag.String("page", "", "the page to measure and write (default all)")
 	debug.SetGCPercent(40) // as muster does
 	runs := flag.Int("runs", 0, "how often each side is measured (default: each benchmark's own number)")
 	flag.Parse()
@@ -77,52 +87,72 @@ func main() {
 		}
 		return
 	}
-	if err := bench(ctx, *only, *runs); err != nil {
+	if err := bench(ctx, *pageName, *only, *runs); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, only string, runs int) (err error) {
-	chosen, err := choose(benchmarks(), only)
-	if err != nil {
-		return err
-	}
-	dir, err := filepath.Abs(workDir)
-	if err != nil {
-		return err
-	}
-	if err := clean(ctx, dir); err != nil { // what a killed bench left
-		return err
-	}
-	defer func() { err = errors.Join(err, clean(context.WithoutCancel(ctx), dir)) }()
-	at, err := look(ctx)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	var results []result
-	for _, b := range chosen {
-		r, err := b.measure(ctx, filepath.Join(dir, b.name), runs)
-		if err != nil {
-			return fmt.Errorf("%s: %w", b.name, err)
-		}
-		results = append(results, r)
-	}
-	say("%d benchmarks took %s", len(results), time.Since(began).Round(time.Second))
+func bench(ctx context.Context, pageName, only string, runs int) error {
 	if only != "" {
-		fmt.Print(table(results), details(results))
-		return nil
+		chosen, err := choose(only)
+		if err != nil {
+			return err
+		}
+		r, err := measure(ctx, chosen, runs)
+		if err == nil {
+			fmt.Print(table(r.results), details(r.results))
+		}
+		return err
 	}
-	return write("docs", report{results: results, platform: at, date: began, took: time.Since(began)})
+	known := pages()
+	chosen := slices.DeleteFunc(known, func(p page) bool { return pageName != "" && p.name != pageName })
+	if len(chosen) == 0 {
+		return fmt.Errorf("-page %q: there is no such page", pageName)
+	}
+	for _, p := range chosen {
+		r, err := measure(ctx, p.benchmarks, runs)
+		if err != nil {
+			return err
+		}
+		if err := write("docs", p, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// choose picks benchmarks by name; no names mean all.
-func choose(all []benchmark, only string) ([]benchmark, error) {
-	if only == "" {
-		return all, nil
+func measure(ctx context.Context, chosen []benchmark, runs int) (r report, err error) {
+	dir, err := filepath.Abs(workDir)
+	if err != nil {
+		return r, err
 	}
-	var chosen []benchmark
+	if err := clean(ctx, dir); err != nil { // what a killed bench left
+		return r, err
+	}
+	defer func() { err = errors.Join(err, clean(context.WithoutCancel(ctx), dir)) }()
+	if r.platform, err = look(ctx); err != nil {
+		return r, err
+	}
+	r.date = time.Now()
+	for _, b := range chosen {
+		result, err := b.measure(ctx, filepath.Join(dir, b.name), runs)
+		if err != nil {
+			return r, fmt.Errorf("%s: %w", b.name, err)
+		}
+		r.results = append(r.results, result)
+	}
+	r.took = time.Since(r.date)
+	say("%d benchmarks took %s", len(r.results), r.took.Round(time.Second))
+	return r, nil
+}
+
+// choose picks benchmarks by name.
+func choose(only string) ([]benchmark, error) {
+	var all, chosen []benchmark
+	for _, p := range pages() {
+		all = append(all, p.benchmarks...)
+	}
 	for name := range strings.SplitSeq(only, ",") {
 		i := slices.IndexFunc(all, func(b benchmark) bool { return b.name == name })
 		if i < 0 {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// report is one run of all benchmarks.
+// report is one run of a page's benchmarks.
 type report struct {
 	results []result
 	platform
@@ -30,15 +30,15 @@ type entry struct {
 	Versions  map[string]string `json:"versions"`
 }
 
-// write writes benchmarks.md and benchmarks.json into a folder.
-func write(dir string, r report) error {
+// write writes a page's two files into a folder.
+func write(dir string, p page, r report) error {
 	raw, err := json.MarshalIndent(entries(r), "", "  ")
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "benchmarks.json"), append(raw, '\n'), 0o644),
-		os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(markdown(r)), 0o644),
+		os.WriteFile(filepath.Join(dir, p.name+".json"), append(raw, '\n'), 0o644),
+		os.WriteFile(filepath.Join(dir, p.name+".md"), []byte(markdown(p.title, r)), 0o644),
 	)
 }
 
@@ -53,9 +53,9 @@ func entries(r report) []entry {
 	return all
 }
 
-func markdown(r report) string {
+func markdown(title string, r report) string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "# Benchmarks\n\nMuster next to a peer that does the same work, or the bare minimum of it, in one run. A ratio of 1 is equal, more is better.\n\n")
+	fmt.Fprintf(&out, "# %s\n\nMuster next to a peer that does the same work, or the bare minimum of it, in one run. A ratio of 1 is equal, more is better.\n\n", title)
 	fmt.Fprintf(&out, "%s\n", table(r.results))
 	fmt.Fprintf(&out, "- Machine: %s\n- Versions: Muster %s, Go %s, Kubernetes %s, etcd %s, kopia %s\n- Date: %s; the run took %s\n",
 		r.machine, r.versions["muster"], strings.TrimPrefix(r.versions["go"], "go"), r.versions["kubernetes"], r.versions["etcd"], r.versions["kopia"],
@@ -86,8 +86,8 @@ func details(results []result) string {
 const howToRepeat = `
 ## How to repeat
 
-As root on Debian 12, in a checkout: ` + "`make bench`" + `. It builds the lab once, measures everything, and writes this page and
-benchmarks.json. One benchmark alone, shown and not written: ` + "`go run ./testenv/cmd/bench -only etcd-snapshot -runs 5`" + `.
+As root on Debian 12, in a checkout: ` + "`make bench`" + `. It builds the lab once, measures everything, and writes the pages of
+benchmarks. One page: ` + "`go run ./testenv/cmd/bench -page benchmarks`" + `. One benchmark alone, shown and not written: ` + "`go run ./testenv/cmd/bench -only etcd-snapshot -runs 5`" + `.
 `
 
 // table is in Markdown.
