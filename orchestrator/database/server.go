@@ -138,7 +138,7 @@ func (s *Server) run(ctx context.Context, c call) error {
 // environment, and the script that reads it.
 func (s *Server) head(c call) (text, reader string) {
 	var b strings.Builder
-	b.WriteString(preamble)
+	b.WriteString(shell.Leaves + preamble)
 	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
 		fmt.Fprintf(&b, "printf '%%s\\n' %s >\"$MUSTER_DIR/secret.%s\"\n", machine.Quote(s.Secrets[name]), name)
 	}
@@ -165,7 +165,8 @@ func (s *Server) head(c call) (text, reader string) {
 	for _, arg := range c.args {
 		b.WriteString(" " + machine.Quote(arg))
 	}
-	b.WriteString("\n" + s.Engine.Spec.Prelude + "\n" + c.script + "\n")
+	// A shell of its own: what the preamble has running is none that the script's wait waits for.
+	b.WriteString("\nset +e\n(\nset -e\ntrap muster_last EXIT\ntrap 'exit 143' TERM INT HUP\n" + s.Engine.Spec.Prelude + "\n" + c.script + "\n)\nexit $?\n")
 	end := "muster-end-" + rand.Text()
 	return b.String() + end + "\n", fmt.Sprintf(readHead, end)
 }

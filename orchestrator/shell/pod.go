@@ -3,6 +3,7 @@ package shell
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -108,7 +109,13 @@ func (p Pod) Run(ctx context.Context, script Script) (int, error) {
 	return 0, err
 }
 
-// end ends a process group: it asks, waits, and then makes it end. Without a number nothing has begun.
+// Leaves is a function for sh, muster_leaves. Whoever ends a group's leaves first leaves no process that was killed to
+// the container's first one: PostgreSQL, where it is that, takes such a one for a crash of its own, and begins anew.
+//
+//go:embed leaves.sh
+var Leaves string
+
+// end ends a process group, leaf by leaf: it asks, and then makes it. Without a number nothing has begun.
 func (p Pod) end(ctx context.Context, group string) error {
 	if group == "" {
 		return nil
@@ -116,23 +123,25 @@ func (p Pod) end(ctx context.Context, group string) error {
 	asking, cancel := context.WithTimeout(ctx, podEndWithin)
 	defer cancel()
 	gone, err := p.signal(asking, "TERM", group)
-	for !gone && err == nil {
+	for !gone && err == nil && asking.Err() == nil {
 		within(podEndPause, asking.Done(), nil)
-		gone, err = p.signal(asking, "0", group)
+		gone, err = p.signal(asking, "TERM", group)
 	}
 	if gone {
 		return nil
 	}
 	killing, stop := context.WithTimeout(ctx, podEndWithin)
 	defer stop()
-	_, err = p.signal(killing, "KILL", group)
+	for gone, err = p.signal(killing, "KILL", group); !gone && err == nil && killing.Err() == nil; {
+		within(podEndPause, killing.Done(), nil)
+		gone, err = p.signal(killing, "KILL", group)
+	}
 	return err
 }
 
-// signal reports whether there is no such group any more. The form of the options is the one that the
-// shells of busybox, Debian and bash all know.
+// signal reaches the leaves of a group. It reports whether there is no such group any more.
 func (p Pod) signal(ctx context.Context, signal, group string) (gone bool, err error) {
-	err = p.exec(ctx, "kill -"+signal+" -"+group, nil, nil, nil)
+	err = p.exec(ctx, Leaves+"leaves=$(muster_leaves "+group+")\n[ -n \"$leaves\" ] || exit 1\nkill -"+signal+" $leaves 2>/dev/null || :", nil, nil, nil)
 	var exit *cluster.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 {
 		return true, nil

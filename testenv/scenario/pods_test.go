@@ -207,6 +207,12 @@ func TestDatabasesInPods(t *testing.T) {
 	}
 
 	points := s.backUpThroughBreaks(t, modes)
+	// It is the container's first process: children of scripts that were killed may not be left to it.
+	logs, err := s.Lab.Kubectl(t.Context(), "logs", "--namespace", workload.BankNamespace, workload.ServerPod(postgres.Name))
+	must(t, err)
+	if strings.Contains(logs, "terminating any other active server processes") {
+		t.Errorf("PostgreSQL has crashed:\n%s", lastLines(logs, 20))
+	}
 	for _, p := range servers {
 		must(t, p.bank.await(t.Context(), 20)) // the loss costs something
 		p.lose(t, s)
