@@ -242,7 +242,7 @@ func TestOracleTranscriptLogical(t *testing.T) {
 	}
 	mark := oracleMark(t)
 	if want := []string{"userid=backup/\"" + oraclePassword + "\"@//db.example:1521/ORCLPDB1\ndirectory=DATA_PUMP_DIR\njob_name=" + mark + "\nparallel=3\nnologfile=yes\n" +
-		"flashback_scn=5715397\ndumpfile=" + mark + "_01.dmp," + mark + "_02.dmp," + mark + "_03.dmp\nfull=yes\n"}; !slices.Equal(source.asked("expdp"), want) {
+		"flashback_scn=5715397\ndumpfile=" + mark + "_01.dmp," + mark + "_02.dmp," + mark + "_03.dmp\nfull=yes\nexclude=table:\"= 'MUSTER_RESTORE'\"\n"}; !slices.Equal(source.asked("expdp"), want) {
 		t.Errorf("expdp was given %q", source.asked("expdp"))
 	}
 	source.keepsSecrets()
@@ -647,6 +647,7 @@ func TestOracleTranscriptRecoveryManager(t *testing.T) {
 	}{
 		{"backup", "no-space", fault.NoSpace, "ORA-27072"},
 		{"backup", "corrupt", fault.Corrupt, "ORA-19566"},
+		{"backup", "no-space, and ends with 0", fault.NoSpace, "ORA-27072"},
 		{"backup", "cut-off", fault.Internal, "connected to target"},
 		{"logs", "lost-log", fault.NotFound, "RMAN-06059"},
 		{"restore", "no-log", fault.NotFound, "RMAN-06054"},
@@ -655,7 +656,11 @@ func TestOracleTranscriptRecoveryManager(t *testing.T) {
 		t.Run(test.step+" "+test.transcript, func(t *testing.T) {
 			t.Parallel()
 			o := newTranscripts(t)
-			broken := o.read("rman/" + test.transcript)
+			transcript, lenient := strings.CutSuffix(test.transcript, ", and ends with 0")
+			if lenient {
+				o.write("lenient", "")
+			}
+			broken := o.read("rman/" + transcript)
 			if test.step != "restore" {
 				o.write("rman/"+test.step, broken)
 			}
@@ -671,6 +676,20 @@ func TestOracleTranscriptRecoveryManager(t *testing.T) {
 				t.Errorf("%v: %v", fault.KindOf(err), err)
 			}
 		})
+	}
+}
+
+// TestOracleTranscriptLogGap: RMAN takes the logs of a range that are there, and ends well.
+func TestOracleTranscriptLogGap(t *testing.T) {
+	o := newTranscripts(t)
+	o.answer("from v$backup_redolog", "gap\n")
+	_, err := oracleBackup(t, o.server(t, nil), newRepository(t), "physical")
+	if fault.KindOf(err) != fault.NotFound || !strings.Contains(fmt.Sprint(err), "between 5715100 and 5716000") {
+		t.Errorf("%v: %v", fault.KindOf(err), err)
+	}
+	asked := strings.Join(o.asked("sqlplus"), "\n")
+	if !strings.Contains(asked, "low <= 5715100 and high >= 5716000 and n = wanted") || !strings.Contains(asked, "p.tag = '"+oracleMark(t)+"'") {
+		t.Error("the logs in the backup are not looked at")
 	}
 }
 
