@@ -349,6 +349,18 @@ func TestOracleTranscriptLostFile(t *testing.T) {
 	}
 }
 
+// TestOracleTranscriptNoInstant: what fails before there is an instant is told, and no job begins.
+func TestOracleTranscriptNoInstant(t *testing.T) {
+	for answer, want := range map[string]string{"ORA-01031: insufficient privileges\n": "ORA-01031", "fact\tscn\t\n": "no SCN"} {
+		o := newTranscripts(t)
+		o.answer("'characterSet'", answer)
+		_, err := oracleBackup(t, o.server(t, nil), newRepository(t), "")
+		if !strings.Contains(fmt.Sprint(err), want) || len(o.asked("expdp")) > 0 {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // TestOracleTranscriptJobIsStopped: what else belongs to the backup fails while the job goes on in the server.
 func TestOracleTranscriptJobIsStopped(t *testing.T) {
 	o := newTranscripts(t)
