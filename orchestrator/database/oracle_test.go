@@ -192,6 +192,7 @@ func contentOf(t *testing.T, store *repository.Repository, part database.Stored)
 }
 
 func TestOracleIsUnverified(t *testing.T) {
+	t.Parallel()
 	engine, err := database.Find("oracle", nil)
 	if err != nil || engine.Spec.Unverified == "" {
 		t.Errorf("no real server has run it: %q, %v", engine.Spec.Unverified, err)
@@ -200,6 +201,7 @@ func TestOracleIsUnverified(t *testing.T) {
 
 // TestOracleTranscriptLogical: the job writes two files where three workers could have.
 func TestOracleTranscriptLogical(t *testing.T) {
+	t.Parallel()
 	source, target := newTranscripts(t), newTranscripts(t)
 	server := source.server(t, nil)
 	problems, err := server.Check(t.Context(), "logical")
@@ -275,6 +277,7 @@ func TestOracleTranscriptLogical(t *testing.T) {
 }
 
 func TestOracleTranscriptSchemas(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	server := o.server(t, map[string]string{"schemas": "HR Odd", "user": "sys", "role": "sysdba"})
 	o.answer("select u.username from dba_users u", "HR\n")
@@ -294,6 +297,7 @@ func TestOracleTranscriptSchemas(t *testing.T) {
 
 // TestOracleTranscriptExport has logs of exports that did not go well, whatever the exit code.
 func TestOracleTranscriptExport(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		transcript string
 		code       int
@@ -338,6 +342,7 @@ func TestOracleTranscriptExport(t *testing.T) {
 
 // TestOracleTranscriptLostFile: a dump file that the log names is not where the tools look.
 func TestOracleTranscriptLostFile(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	server := o.server(t, map[string]string{"path": t.TempDir()})
 	problems, err := server.Check(t.Context(), "")
@@ -351,6 +356,7 @@ func TestOracleTranscriptLostFile(t *testing.T) {
 
 // TestOracleTranscriptNoInstant: what fails before there is an instant is told, and no job begins.
 func TestOracleTranscriptNoInstant(t *testing.T) {
+	t.Parallel()
 	for answer, want := range map[string]string{"ORA-01031: insufficient privileges\n": "ORA-01031", "fact\tscn\t\n": "no SCN"} {
 		o := newTranscripts(t)
 		o.answer("'characterSet'", answer)
@@ -363,6 +369,7 @@ func TestOracleTranscriptNoInstant(t *testing.T) {
 
 // TestOracleTranscriptJobIsStopped: what else belongs to the backup fails while the job goes on in the server.
 func TestOracleTranscriptJobIsStopped(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	o.write("hang", "")
 	o.answer("from dba_tables t where owner = 'HR'", "declare\n*\nERROR at line 1:\nORA-01555: snapshot too old: rollback segment number 9\n")
@@ -393,6 +400,7 @@ func oracleDump(t *testing.T) database.RestoreConfig {
 }
 
 func TestOracleTranscriptImport(t *testing.T) {
+	t.Parallel()
 	restore := oracleDump(t)
 	for _, test := range []struct {
 		transcript string
@@ -433,6 +441,7 @@ func TestOracleTranscriptImport(t *testing.T) {
 }
 
 func TestOracleTranscriptTarget(t *testing.T) {
+	t.Parallel()
 	restore := oracleDump(t)
 	for name, test := range map[string]struct {
 		pattern, answer string
@@ -472,6 +481,7 @@ func TestOracleTranscriptTarget(t *testing.T) {
 
 // TestOracleTranscriptMarks: what another try of the task has made is asked for by its token, once there are marks.
 func TestOracleTranscriptMarks(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	o.answer("select count(*) from user_tables where table_name = 'MUSTER_RESTORE';", "1\n")
 	if _, err := o.server(t, nil).CheckTarget(t.Context(), oracleDump(t)); err != nil {
@@ -490,6 +500,7 @@ func TestOracleTranscriptMarks(t *testing.T) {
 
 // TestOracleTranscriptCutOff: a stream that ends too early is not imported.
 func TestOracleTranscriptCutOff(t *testing.T) {
+	t.Parallel()
 	for mode, bytesLeft := range map[string]int{"logical": 10, "physical": 3 * 1024} { // three whole files of the archive
 		store := newRepository(t)
 		backup, err := oracleBackup(t, newTranscripts(t).server(t, nil), store, mode)
@@ -514,6 +525,7 @@ func TestOracleTranscriptCutOff(t *testing.T) {
 }
 
 func TestOracleTranscriptCheck(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		mode, pattern, answer string
 		kind                  fault.Kind
@@ -545,6 +557,7 @@ func TestOracleTranscriptCheck(t *testing.T) {
 
 // TestOracleTranscriptAsks: what the server is asked is what finds the trouble; a transcript can't tell.
 func TestOracleTranscriptAsks(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	for _, mode := range []string{"logical", "physical"} {
 		if _, err := o.server(t, nil).Check(t.Context(), mode); err != nil {
@@ -560,6 +573,7 @@ func TestOracleTranscriptAsks(t *testing.T) {
 }
 
 func TestOracleTranscriptLogon(t *testing.T) {
+	t.Parallel()
 	for text, kind := range map[string]fault.Kind{
 		"ORA-01017: invalid username/password; logon denied":                                         fault.Denied,
 		"ORA-12541: TNS:no listener":                                                                 fault.Transient,
@@ -579,6 +593,7 @@ func TestOracleTranscriptLogon(t *testing.T) {
 }
 
 func TestOracleTranscriptQuery(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	rows, err := o.server(t, nil).Query(t.Context(), "HR", "select sum(salary) as sum from employees;\n")
 	if err != nil || fmt.Sprint(rows) != "[map[NAME:König SUM:1000000] map[NAME:<nil> SUM:1]]" {
@@ -595,6 +610,7 @@ func TestOracleTranscriptQuery(t *testing.T) {
 }
 
 func TestOracleTranscriptPhysical(t *testing.T) {
+	t.Parallel()
 	source, target := newTranscripts(t), newTranscripts(t)
 	store := newRepository(t)
 	backup, err := oracleBackup(t, source.server(t, map[string]string{"parallel": "2"}), store, "physical")
@@ -652,6 +668,7 @@ func oracleAsked(t *testing.T, o transcripts, want []string) {
 }
 
 func TestOracleTranscriptRecoveryManager(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		step, transcript string
 		kind             fault.Kind
@@ -693,6 +710,7 @@ func TestOracleTranscriptRecoveryManager(t *testing.T) {
 
 // TestOracleTranscriptLogGap: RMAN takes the logs of a range that are there, and ends well.
 func TestOracleTranscriptLogGap(t *testing.T) {
+	t.Parallel()
 	o := newTranscripts(t)
 	o.answer("from v$backup_redolog", "gap\n")
 	_, err := oracleBackup(t, o.server(t, nil), newRepository(t), "physical")
@@ -706,6 +724,7 @@ func TestOracleTranscriptLogGap(t *testing.T) {
 }
 
 func TestOracleTranscriptPhysicalTarget(t *testing.T) {
+	t.Parallel()
 	store := newRepository(t)
 	backup, err := oracleBackup(t, newTranscripts(t).server(t, nil), store, "physical")
 	if err != nil {
@@ -744,6 +763,7 @@ func TestOracleTranscriptPhysicalTarget(t *testing.T) {
 }
 
 func TestOracleIsDiscovered(t *testing.T) {
+	t.Parallel()
 	engines, err := database.Builtin()
 	if err != nil {
 		t.Fatal(err)
