@@ -84,6 +84,20 @@ func Blank(t testing.TB) *Server {
 	return s
 }
 
+// Standby starts a server that replays what a primary writes.
+func Standby(t testing.TB, primary *Server) *Server {
+	t.Helper()
+	s := Blank(t)
+	_, err := s.Run(t.Context(), filepath.Join(Programs, "pg_basebackup"), "-D", s.Data(), "-R", "-c", "fast", "-d", "host="+primary.Socket+" user=postgres password='"+strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(Password)+"'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // New gives a folder to a server that Init makes.
 func New(dir string) (*Server, error) {
 	owner, err := user.Lookup("postgres")
