@@ -35,7 +35,7 @@ type Machine struct {
 	Backends []string `json:"backends,omitempty"`
 	// Packages are Debian packages that it has beside the base system's.
 	Packages []string `json:"packages,omitempty"`
-	// Images are container images that it has beside those of Kubernetes: PostgresImage, MariaDBImage.
+	// Images are container images that it has beside those of Kubernetes: PostgresImage and its like.
 	Images []string `json:"images,omitempty"`
 }
 

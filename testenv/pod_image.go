@@ -13,15 +13,24 @@ import (
 // Images for pods, each with everything else that Debian's minimal system has. Only the machines that ask for one
 // among their Images have it.
 const (
-	PostgresImage = "lab.local/postgres:15"
-	MariaDBImage  = "lab.local/mariadb:10.11"
+	PostgresImage   = "lab.local/postgres:15"
+	MariaDBImage    = "lab.local/mariadb:10.11"
+	MongoDBImage    = "lab.local/mongodb:ferretdb" // FerretDB, with MongoDB's own tools and shell
+	OpenSearchImage = "lab.local/opensearch:2"
 )
 
-// podImages tell how each is made: files/<name>-image puts it into a root filesystem, files/<name>-entrypoint is
-// what it runs.
-var podImages = map[string]struct{ name, title string }{
-	PostgresImage: {"postgres", "PostgreSQL 15"},
-	MariaDBImage:  {"mariadb", "MariaDB 10.11"},
+// podImage tells how an image is made: files/<name>-image puts it into a root filesystem, files/<name>-entrypoint is
+// what it runs, and the folder that more gives, if there is one, is /opt/<name> in it.
+type podImage struct {
+	name, title string
+	more        func(ctx context.Context) (string, error)
+}
+
+var podImages = map[string]podImage{
+	PostgresImage:   {"postgres", "PostgreSQL 15", nil},
+	MariaDBImage:    {"mariadb", "MariaDB 10.11", nil},
+	MongoDBImage:    {"mongodb", "FerretDB and MongoDB's tools", MongoDB},
+	OpenSearchImage: {"opensearch", "OpenSearch 2", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch") }},
 }
 
 // minimal is Debian's minimal system.
@@ -47,10 +56,21 @@ func (b *builder) podImage(ctx context.Context, image string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return b.make(made.name+"-image", scripts, "the image with "+made.title, func(dir string) error {
+	more := ""
+	if made.more != nil {
+		if more, err = made.more(ctx); err != nil {
+			return "", err
+		}
+	}
+	return b.make(made.name+"-image", scripts+more, "the image with "+made.title, func(dir string) error {
 		root := filepath.Join(dir, "root")
 		if _, err := command(ctx, nil, "cp", "-a", filepath.Join(minimal, "root"), root); err != nil {
 			return err
+		}
+		if more != "" {
+			if _, err := command(ctx, nil, "cp", "-a", more, filepath.Join(root, "opt", made.name)); err != nil {
+				return err
+			}
 		}
 		script, err := embedded(setup)
 		if err != nil {

@@ -2,9 +2,7 @@ package scenario
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 )
@@ -26,7 +24,7 @@ func onMachine(t *testing.T, s *Scenario, pattern string) {
 var breakages = []breakage{
 	{"the tools are killed", func(t *testing.T, s *Scenario, _ func()) {
 		t.Helper()
-		onMachine(t, s, "^(pg_dump|pg_basebackup|mariadb-dump|mariadb-backup|mongodump)$")
+		onMachine(t, s, "^(pg_dump|pg_basebackup|mariadb-dump|mariadb-backup|mongodump|tar)$")
 	}},
 	{"the API server is killed", func(t *testing.T, s *Scenario, _ func()) {
 		t.Helper()
@@ -38,33 +36,33 @@ var breakages = []breakage{
 // breaks is how often a backup is broken.
 const breaks = 10
 
-// backUpThroughBreaks backs up in each mode, broken at random moments. A run ends well, by itself or when it is
-// resumed, with one recovery point that is whole; until then there is none. It returns the last point of each mode.
-func (s *Scenario) backUpThroughBreaks(t *testing.T, modes map[string][]*podServer) map[string]podPoint {
+// backUpThroughBreaks backs up each group, and then again, broken at random moments. A run ends well, by itself or when
+// it is resumed, with one recovery point that is whole; until then there is none. It returns each group's last point.
+func (s *Scenario) backUpThroughBreaks(t *testing.T, groups []podGroup) map[string]podPoint {
 	t.Helper()
 	points, typical := map[string]podPoint{}, map[string]time.Duration{}
-	names := slices.Sorted(maps.Keys(modes))
-	for _, mode := range names {
+	for _, g := range groups {
 		began := time.Now()
-		must(t, s.Run(t.Context(), "back-up-"+mode, nil, "run", "back-up-"+mode))
-		typical[mode] = time.Since(began)
-		points[mode] = s.newestOf(t, mode, modes[mode])
+		must(t, s.Run(t.Context(), "back-up-"+g.name, nil, "run", "back-up-"+g.name))
+		typical[g.name] = time.Since(began)
+		points[g.name] = s.newestOf(t, g)
 	}
+	groups = groups[:3] // a shell of MongoDB's takes seconds to begin
 	for n := range breaks {
-		mode, broken := names[n%len(names)], breakages[n%len(breakages)]
-		at := time.Duration(rand.Float64() * float64(typical[mode]))
-		what := fmt.Sprintf("%d, %s: %s after %s of %s", n, mode, broken.name, at.Round(time.Millisecond), typical[mode].Round(time.Millisecond))
-		s.backUpBroken(t, what, mode, broken, at)
-		points[mode] = s.newestOf(t, mode, modes[mode])
-		must(t, s.Run(t.Context(), "verify", nil, "points", "verify", points[mode].ID))
+		g, broken := groups[n%len(groups)], breakages[(n+n/len(groups))%len(breakages)]
+		at := time.Duration(rand.Float64() * float64(typical[g.name]))
+		what := fmt.Sprintf("%d, %s: %s after %s of %s", n, g.name, broken.name, at.Round(time.Millisecond), typical[g.name].Round(time.Millisecond))
+		s.backUpBroken(t, what, g.name, broken, at)
+		points[g.name] = s.newestOf(t, g)
+		must(t, s.Run(t.Context(), "verify", nil, "points", "verify", points[g.name].ID))
 	}
 	return points
 }
 
-func (s *Scenario) backUpBroken(t *testing.T, what, mode string, broken breakage, at time.Duration) {
+func (s *Scenario) backUpBroken(t *testing.T, what, group string, broken breakage, at time.Duration) {
 	t.Helper()
 	before := s.count(t, "points", "list", "--output", "json")
-	c, closeLogs, err := s.Command(t.Context(), "broken", nil, "run", "back-up-"+mode)
+	c, closeLogs, err := s.Command(t.Context(), "broken", nil, "run", "back-up-"+group)
 	must(t, err)
 	defer closeLogs()
 	must(t, c.Start())
@@ -77,7 +75,7 @@ func (s *Scenario) backUpBroken(t *testing.T, what, mode string, broken breakage
 	if made := s.count(t, "points", "list", "--output", "json") - before; made > 1 || made == 0 && ended == nil {
 		t.Errorf("%s: it ended with %v and %d new points", what, ended, made)
 	} else if made == 0 && len(open) == 0 { // it had not begun
-		must(t, s.Run(t.Context(), "broken", nil, "run", "back-up-"+mode))
+		must(t, s.Run(t.Context(), "broken", nil, "run", "back-up-"+group))
 	}
 	s.resumeAny(t, "broken")
 	if made := s.count(t, "points", "list", "--output", "json") - before; made != 1 {

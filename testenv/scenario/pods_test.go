@@ -2,9 +2,9 @@ package scenario
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -21,9 +21,13 @@ type podServer struct {
 	workload.Server
 	engine   string
 	settings string // of the Cluster document: YAML in one line
+	secrets  string // the same; empty for the password of the Secret
 	client   string // a script in the pod: reads statements, prints rows, and ends at the first error
 	open     string // statements that make the bank
-	bank     bank
+	books    string // statements that print what judge reads
+	// judge tells how many transactions the books hold, and what is wrong with them.
+	judge func(books []byte) (transactions int, wrong string)
+	bank  bank
 }
 
 const podData = "/var/lib/server" // where pods have their volume
@@ -41,6 +45,7 @@ create table log (number bigint primary key, source int not null, target int not
 insert into account select n, 1000 from generate_series(0, 9999) n;
 create table bulk as select n, md5(random()::text) from generate_series(1, 500000) n;
 `,
+		books: readBooks, judge: judgeLedger,
 		bank: bank{transaction: postgresTransaction},
 	}
 }
@@ -58,6 +63,7 @@ create table log (number bigint primary key, source int not null, target int not
 insert into account select seq, 1000 from seq_0_to_9999;
 create table bulk as select seq, md5(rand()) from seq_1_to_500000;
 `,
+		books: readBooks, judge: judgeLedger,
 		bank: bank{transaction: func(n int) string {
 			return strings.Replace(postgresTransaction(n), `\echo `+fmt.Sprint(n), fmt.Sprintf("select %d;", n), 1)
 		}},
@@ -69,11 +75,106 @@ const readBooks = `select concat_ws('|', number, source, target, amount) from lo
 select concat_ws('|', id, balance) from account order by id;
 `
 
+// judgeLedger wants the books to be those of a number of transactions, row by row.
+func judgeLedger(books []byte) (int, string) {
+	n := bytes.Count(books, []byte("\n")) - bankAccounts
+	if rowsDigest(books) != ledgerOf(n) {
+		return n, fmt.Sprintf("the rows are not those of %d transactions", n)
+	}
+	return n, ""
+}
+
+// mongodbPod has a writer that moves money in two steps, since FerretDB knows no transactions; what it logs is
+// numbered. The server is no member of a replica set: a backup of it is of no single moment.
+func mongodbPod() *podServer {
+	return &podServer{
+		Server: workload.Server{
+			Name: "docs", Image: testenv.MongoDBImage, Program: "/usr/local/bin/mongodb-entrypoint", Password: "UNUSED_PASSWORD", Env: map[string]string{"DATA": podData + "/data"},
+			Ready: []string{"sh", "-c", "HOME=/tmp mongosh --quiet --norc --nodb --eval \"Mongo('mongodb://127.0.0.1:27017/?directConnection=true&serverSelectionTimeoutMS=2000').getDB('bank').getCollectionNames()\""},
+		},
+		engine: "mongodb", settings: "{}", secrets: "{}",
+		client: "cat >/tmp/bank.js <<'JS'\n" + mongodbBank + "JS\nHOME=/tmp exec mongosh --quiet --norc --nodb /tmp/bank.js",
+		open:   "open\n", books: "books\n",
+		judge: judgeLog,
+		bank:  bank{transaction: plainTransaction},
+	}
+}
+
+// mongodbBank reads commands, and transactions, from its input.
+const mongodbBank = `
+const fs = require('fs'), chunk = Buffer.alloc(65536);
+let rest = '';
+function next() {
+  for (;;) {
+    const end = rest.indexOf('\n');
+    if (end >= 0) { const line = rest.slice(0, end); rest = rest.slice(end + 1); return line; }
+    let n;
+    try { n = fs.readSync(0, chunk, 0, chunk.length); } catch (e) { if (e.code !== 'EAGAIN') throw e; sleep(2); continue; }
+    if (n === 0) return null;
+    rest += chunk.toString('utf8', 0, n);
+  }
+}
+const bank = Mongo('mongodb://127.0.0.1:27017/?directConnection=true').getDB('bank');
+for (let line; (line = next()) !== null;) {
+  if (line === 'open') { bank.account.insertMany([...Array(10000).keys()].map(i => ({_id: i, balance: 1000}))); continue; }
+  if (line === 'books') { bank.log.find().sort({_id: 1}).forEach(d => print([d._id, d.source, d.target, d.amount].join(' '))); continue; }
+  const [n, source, target, amount] = line.split(' ').map(Number);
+  bank.account.updateOne({_id: source}, {$inc: {balance: -amount}});
+  bank.account.updateOne({_id: target}, {$inc: {balance: amount}});
+  bank.log.insertOne({_id: n, source, target, amount});
+  print(n);
+}
+`
+
+// opensearchPod has a writer that logs numbered transfers.
+func opensearchPod() *podServer {
+	return &podServer{
+		Server: workload.Server{
+			Name: "search", Image: testenv.OpenSearchImage, Program: "/usr/local/bin/opensearch-entrypoint", Password: "UNUSED_PASSWORD",
+			Env:   map[string]string{"DATA": podData + "/data", "SNAPSHOTS": podData + "/snapshots"},
+			Ready: []string{"curl", "--silent", "--fail", "--output", "/dev/null", "http://127.0.0.1:9200/_cluster/health?wait_for_status=yellow&timeout=2s"},
+		},
+		engine: "opensearch", settings: "{scheme: http, folder: " + podData + "/snapshots}", secrets: "{}",
+		client: opensearchBank, open: "open\n", books: "books\n",
+		judge: judgeLog,
+		bank:  bank{transaction: plainTransaction},
+	}
+}
+
+const opensearchBank = `
+call() { curl --silent --show-error --fail --header 'Content-Type: application/json' "$@"; }
+log=http://127.0.0.1:9200/log
+while read -r n source target amount; do
+  case $n in
+  open) call --request PUT $log --output /dev/null --data '{"settings": {"number_of_shards": 1, "number_of_replicas": 0, "index.max_result_window": 1000000}, "mappings": {"properties": {"n": {"type": "long"}}}}' ;;
+  books) call --request POST $log/_refresh --output /dev/null; call "$log/_search?size=1000000&filter_path=hits.hits._source" --data '{"sort": ["n"]}' | tr '}' '\n' | sed -n 's/.*"line":"\([^"]*\)".*/\1/p' ;;
+  *) call --request PUT "$log/_doc/$n" --output /dev/null --data "{\"n\": $n, \"line\": \"$n $source $target $amount\"}" && echo $n ;;
+  esac
+done
+`
+
+func plainTransaction(n int) string {
+	source, target, amount := transfer(n)
+	return fmt.Sprintf("%d %d %d %d\n", n, source, target, amount)
+}
+
+// judgeLog wants the log to hold each transaction up to the last, as it was.
+func judgeLog(books []byte) (int, string) {
+	lines := strings.SplitAfter(string(books), "\n")
+	for i, line := range lines[:len(lines)-1] {
+		if line != plainTransaction(i+1) {
+			return i, fmt.Sprintf("transaction %d is %q, want %q", i+1, line, plainTransaction(i+1))
+		}
+	}
+	return len(lines) - 1, ""
+}
+
 func (p *podServer) name() string { return workload.BankNamespace + "/" + p.Name }
 
 func (p *podServer) entry() string {
-	return fmt.Sprintf("    - name: %s\n      engine: %s\n      pod: {namespace: %s, selector: app=%s}\n      settings: %s\n      secrets: {password: {secret: {namespace: %[3]s, name: %[4]s, key: %[6]s}}}\n",
-		p.name(), p.engine, workload.BankNamespace, p.Name, p.settings, workload.BankAdmin)
+	secrets := cmp.Or(p.secrets, fmt.Sprintf("{password: {secret: {namespace: %s, name: %s, key: %s}}}", workload.BankNamespace, p.Name, workload.BankAdmin))
+	return fmt.Sprintf("    - name: %s\n      engine: %s\n      pod: {namespace: %s, selector: app=%s}\n      settings: %s\n      secrets: %s\n",
+		p.name(), p.engine, workload.BankNamespace, p.Name, p.settings, secrets)
 }
 
 // command runs a script in the server's container, by containerd: it goes on while API servers are away.
@@ -136,18 +237,23 @@ func (s *Scenario) awaitReady(t *testing.T) {
 // restored checks the books: whole, and between two numbers of transactions.
 func (p *podServer) restored(t *testing.T, s *Scenario, what string, least, most int) {
 	t.Helper()
-	rows := p.ask(t, s, p.client, readBooks)
-	n := bytes.Count(rows, []byte("\n")) - bankAccounts
+	n, wrong := p.judge(p.ask(t, s, p.client, p.books))
+	if wrong != "" {
+		t.Errorf("%s: %s", what, wrong)
+	}
 	if n < least || n > most {
 		t.Errorf("%s: %d transactions are back, want %d to %d", what, n, least, most)
-	}
-	if rowsDigest(rows) != ledgerOf(n) {
-		t.Errorf("%s: the rows are not those of %d transactions", what, n)
 	}
 	t.Logf("%s: %d transactions (%d acknowledged before the instant, %d sent)", what, n, least, most)
 }
 
-// podPlans are the plans of TestDatabasesInPods: a capture and a recovery in each mode.
+// podGroup are servers that are backed up together, in one mode, by plans that have the group's name.
+type podGroup struct {
+	name, mode string
+	servers    []*podServer
+}
+
+// podPlans are the plans of a group: a capture and a recovery.
 const podPlans = `---
 apiVersion: muster.dev/v1alpha1
 kind: Plan
@@ -155,7 +261,7 @@ metadata: {name: back-up-%[1]s}
 spec:
   purpose: capture
   steps:
-    - {id: databases, uses: backup-databases, with: {mode: %[1]s, databases: [%[2]s]}}
+    - {id: databases, uses: backup-databases, with: {mode: %[3]s, databases: [%[2]s]}}
     - {id: seal, uses: seal-recovery-point, needs: [databases]}
 ---
 apiVersion: muster.dev/v1alpha1
@@ -173,9 +279,14 @@ spec:
 func TestDatabasesInPods(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t)
-	postgres, maria := postgresPod(), mariadbPod()
-	servers := []*podServer{postgres, maria}
-	modes := map[string][]*podServer{"logical": {postgres, maria}, "physical": {postgres, maria}}
+	postgres, maria, docs, search := postgresPod(), mariadbPod(), mongodbPod(), opensearchPod()
+	servers := []*podServer{postgres, maria, docs, search}
+	groups := []podGroup{
+		{"logical", "logical", []*podServer{postgres, maria}},
+		{"physical", "physical", []*podServer{postgres, maria}},
+		{"files", "files", []*podServer{search}},
+		{"documents", "logical", []*podServer{docs}},
+	}
 	cluster := testenv.Config{Name: "pods", ControlPlanes: 1}
 	for _, p := range servers {
 		cluster.Images = append(cluster.Images, p.Image)
@@ -194,19 +305,19 @@ func TestDatabasesInPods(t *testing.T) {
 	s.awaitReady(t)
 	must(t, s.Init(t.Context()))
 	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
-		for _, mode := range slices.Sorted(maps.Keys(modes)) {
+		for _, g := range groups {
 			var names []string
-			for _, p := range modes[mode] {
+			for _, p := range g.servers {
 				names = append(names, p.name())
 			}
-			fmt.Fprintf(f, podPlans, mode, strings.Join(names, ", "))
+			fmt.Fprintf(f, podPlans, g.name, strings.Join(names, ", "), g.mode)
 		}
 	})
 	for _, p := range servers {
 		p.begin(t, s)
 	}
 
-	points := s.backUpThroughBreaks(t, modes)
+	points := s.backUpThroughBreaks(t, groups)
 	// It is the container's first process: children of scripts that were killed may not be left to it.
 	logs, err := s.Lab.Kubectl(t.Context(), "logs", "--namespace", workload.BankNamespace, workload.ServerPod(postgres.Name))
 	must(t, err)
@@ -217,11 +328,11 @@ func TestDatabasesInPods(t *testing.T) {
 		must(t, p.bank.await(t.Context(), 20)) // the loss costs something
 		p.lose(t, s)
 	}
-	for _, mode := range slices.Sorted(maps.Keys(modes)) {
-		must(t, s.Run(t.Context(), "restore-"+mode, nil, "run", "restore-"+mode, "--point", points[mode].ID))
-		for _, p := range modes[mode] {
-			was := points[mode].servers[p.name()]
-			p.restored(t, s, p.Name+" "+mode, was.least, was.most)
+	for _, g := range groups {
+		must(t, s.Run(t.Context(), "restore-"+g.name, nil, "run", "restore-"+g.name, "--point", points[g.name].ID))
+		for _, p := range g.servers {
+			was := points[g.name].servers[p.name()]
+			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
 		}
 	}
 }
@@ -232,8 +343,8 @@ type podPoint struct {
 	servers map[string]struct{ least, most int }
 }
 
-// newestOf is the recovery point that a backup in a mode has just made.
-func (s *Scenario) newestOf(t *testing.T, mode string, servers []*podServer) podPoint {
+// newestOf is the recovery point that a group's backup has just made.
+func (s *Scenario) newestOf(t *testing.T, g podGroup) podPoint {
 	t.Helper()
 	var manifest struct {
 		ID        string         `json:"id"`
@@ -241,10 +352,10 @@ func (s *Scenario) newestOf(t *testing.T, mode string, servers []*podServer) pod
 	}
 	must(t, s.query(t.Context(), &manifest, "points", "show", "latest", "--output", "json"))
 	point := podPoint{manifest.ID, map[string]struct{ least, most int }{}}
-	for _, p := range servers {
+	for _, p := range g.servers {
 		i := slices.IndexFunc(manifest.Databases, func(d capturedBank) bool { return d.Name == p.name() })
 		if i < 0 {
-			t.Fatalf("the point of mode %s does not hold %s", mode, p.name())
+			t.Fatalf("the point of %s does not hold %s", g.name, p.name())
 		}
 		least := p.bank.acknowledged(manifest.Databases[i].Taken)
 		if least == 0 {
