@@ -58,23 +58,31 @@ func (c *Client) StartHelper(ctx context.Context, config HelperConfig) (Helper, 
 	})
 }
 
-// startHelper completes the pod of one container: it idles, and ends by itself when it is forgotten.
+// startHelper has the pod's one container idle, and waits until it runs.
 func (c *Client) startHelper(ctx context.Context, task string, pod *corev1.Pod) (Helper, error) {
+	pod.Spec.Containers[0].Command, pod.Spec.Containers[0].Args = []string{"sh", "-c", idle}, nil
+	h, made, err := c.makeHelper(ctx, task, pod)
+	if err != nil {
+		return h, err
+	}
+	return h, h.await(ctx, made.UID, runs, "its image must hold sh and sleep")
+}
+
+// makeHelper completes the pod of one container: it ends by itself when it is forgotten.
+func (c *Client) makeHelper(ctx context.Context, task string, pod *corev1.Pod) (Helper, *corev1.Pod, error) {
 	off, life := false, int64(helperLife.Seconds())
 	pod.Labels = map[string]string{managedBy: "muster", taskLabel: task}
 	pod.Spec.RestartPolicy, pod.Spec.ActiveDeadlineSeconds = corev1.RestartPolicyNever, &life
 	pod.Spec.AutomountServiceAccountToken, pod.Spec.EnableServiceLinks = &off, &off
-	pod.Spec.Containers[0].Command, pod.Spec.Containers[0].Args = []string{"sh", "-c", idle}, nil
 	h := Helper{c, pod.Namespace, pod.Name, pod.Spec.Containers[0].Name}
 	if err := h.replaceOwn(ctx, task); err != nil {
-		return h, err
+		return h, nil, err
 	}
 	made, err := c.typed.CoreV1().Pods(h.Namespace).Create(ctx, pod, metav1.CreateOptions{})
-	if err != nil {
-		return h, classify("make helper pod", h.subject(), err)
-	}
-	return h, h.await(ctx, made.UID)
+	return h, made, classify("make helper pod", h.subject(), err)
 }
+
+func runs(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodRunning }
 
 func (h Helper) subject() string { return h.Namespace + "/" + h.Name }
 
@@ -111,8 +119,8 @@ func (h Helper) Remove(ctx context.Context) error {
 	return classify("remove helper pod", h.subject(), err)
 }
 
-// await returns when the pod runs.
-func (h Helper) await(ctx context.Context, made types.UID) error {
+// await returns when the pod is as it shall be; must says what it lacks when it ends before.
+func (h Helper) await(ctx context.Context, made types.UID, shall func(*corev1.Pod) bool, must string) error {
 	waiting, cancel := context.WithTimeout(ctx, helperWithin)
 	defer cancel()
 	var last *corev1.Pod
@@ -126,12 +134,12 @@ func (h Helper) await(ctx context.Context, made types.UID) error {
 		case found.UID != made || found.DeletionTimestamp != nil:
 			return true, fault.Newf("start helper pod", fault.Transient, h.subject(), "somebody deleted it")
 		case found.Status.Phase == corev1.PodFailed || found.Status.Phase == corev1.PodSucceeded:
-			return true, fault.Newf("start helper pod", fault.Unsupported, h.subject(), "it ended at once (%s): its image must hold sh and sleep", whyNot(found))
+			return true, fault.Newf("start helper pod", fault.Unsupported, h.subject(), "it ended at once (%s): %s", whyNot(found), must)
 		}
-		return found.Status.Phase == corev1.PodRunning, nil
+		return shall(found), nil
 	})
 	if err != nil && last != nil && ctx.Err() == nil && waiting.Err() != nil {
-		return fault.Newf("start helper pod", fault.Transient, h.subject(), "it does not run after %s: %s", helperWithin, whyNot(last))
+		return fault.Newf("start helper pod", fault.Transient, h.subject(), "it is not ready after %s: %s", helperWithin, whyNot(last))
 	}
 	return classify("start helper pod", h.subject(), err)
 }

@@ -33,6 +33,7 @@ type openDatabase struct {
 	*database.Server
 	closers []io.Closer
 	standIn *cluster.StandIn // where the server is stopped for a restore
+	scratch *cluster.Scratch // where it is a copy
 }
 
 func (o *openDatabase) close() {

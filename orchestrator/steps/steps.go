@@ -55,6 +55,8 @@ func All() []orchestrator.Definition {
 			Layer: "databases", New: func() orchestrator.Step { return &RestoreDatabases{} }},
 		{ID: "verify-databases", Summary: "compare every table with the recovery point, and ask the plan's own queries", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			New: func() orchestrator.Step { return &VerifyDatabases{} }},
+		{ID: "test-databases", Summary: "restore databases into scratch copies of their servers, and prove what came back", Purposes: all,
+			New: func() orchestrator.Step { return &TestDatabases{} }},
 		{ID: "verify-cluster", Summary: "compare the living cluster with the recovery point", Purposes: []plans.Purpose{plans.Recover, plans.Drill, plans.Migrate},
 			New: func() orchestrator.Step { return &VerifyCluster{} }},
 		{ID: "approve", Summary: "wait until somebody decides, or has done something by hand", Purposes: all,

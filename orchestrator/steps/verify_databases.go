@@ -54,8 +54,12 @@ func (s *VerifyDatabases) Check(ctx context.Context, run *orchestrator.Run) erro
 	if _, err := s.Items(ctx, run); err != nil {
 		return err
 	}
+	return checkInvariants(run, s.Invariants)
+}
+
+func checkInvariants(run *orchestrator.Run, invariants []Invariant) error {
 	var problems []error
-	for _, i := range s.Invariants {
+	for _, i := range invariants {
 		if i.Query == "" || i.Database == "" {
 			problems = append(problems, fault.Newf("check invariants", fault.Invalid, run.Step, "an invariant wants database, query and expect"))
 			continue
@@ -85,23 +89,32 @@ func (s *VerifyDatabases) Do(ctx context.Context, run *orchestrator.Run, _ orche
 		return nil, err
 	}
 	defer o.close()
+	r, err := s.prove(ctx, run, point, layer, o)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(r)
+}
+
+// prove compares, and asks the plan's queries.
+func (s *VerifyDatabases) prove(ctx context.Context, run *orchestrator.Run, point repository.Point, layer repository.DatabaseLayer, o *openDatabase) (verifiedDatabase, error) {
 	var r verifiedDatabase
 	if err := s.compare(ctx, run, point, layer, o, &r); err != nil {
-		return nil, err
+		return r, err
 	}
 	for _, i := range s.Invariants {
 		if i.Database != run.Item {
 			continue
 		}
 		if err := i.holds(ctx, o); err != nil {
-			return nil, err
+			return r, err
 		}
 		r.Invariants++
 	}
 	if !r.Compared && r.Invariants == 0 {
 		run.Progress.Report(orchestrator.Finding{Severity: orchestrator.Changed, Layer: "databases", Subject: run.Item, Text: "nothing was compared: the backup was made without digests, and the plan has no invariants"})
 	}
-	return json.Marshal(r)
+	return r, nil
 }
 
 func (s *VerifyDatabases) compare(ctx context.Context, run *orchestrator.Run, point repository.Point, layer repository.DatabaseLayer, o *openDatabase, r *verifiedDatabase) error {
