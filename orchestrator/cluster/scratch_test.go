@@ -165,7 +165,9 @@ func TestScratchRefuses(t *testing.T) {
 		}, false, fault.Unsupported, "block devices"},
 		"entrypoint":         {func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[1].Command = nil }, true, fault.Unsupported, "name it as command"},
 		"entrypoint-logical": {func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[1].Command = nil }, false, 0, ""},
-		"gone":               {func(s *appsv1.StatefulSet) { s.Spec.Template.Labels["app"], s.Spec.Selector.MatchLabels["app"] = "x", "x" }, false, fault.NotFound, "no StatefulSet or Deployment"},
+		"gone": {func(s *appsv1.StatefulSet) {
+			s.Spec.Template.Labels["app"], s.Spec.Selector.MatchLabels["app"] = "x", "x"
+		}, false, fault.NotFound, "no StatefulSet or Deployment"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			namespace := "scratch-refuses-" + name

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/workload"
 )
@@ -294,16 +296,7 @@ func TestDatabasesInPods(t *testing.T) {
 	s := volumeScenario(t, cluster, "")
 	client, err := kubeClient(s.Lab)
 	must(t, err)
-	s.Databases = "  databases:\n"
-	for _, p := range servers {
-		p.Mount, p.Folder = podData, "/srv/"+p.Name
-		_, err := s.Lab.Exec(t.Context(), s.Members()[0], "mkdir -p "+p.Folder+" && chown 999:999 "+p.Folder, nil)
-		must(t, err)
-		must(t, workload.StartServer(t.Context(), client, p.Server))
-		s.Databases += p.entry()
-	}
-	s.awaitReady(t)
-	must(t, s.Init(t.Context()))
+	s.startPods(t, client, servers)
 	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
 		for _, g := range groups {
 			var names []string
@@ -335,6 +328,21 @@ func TestDatabasesInPods(t *testing.T) {
 			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
 		}
 	}
+}
+
+// startPods starts servers over folders of the machine, and names them in the Cluster document.
+func (s *Scenario) startPods(t *testing.T, client kubernetes.Interface, servers []*podServer) {
+	t.Helper()
+	s.Databases = "  databases:\n"
+	for _, p := range servers {
+		p.Mount, p.Folder = podData, "/srv/"+p.Name
+		_, err := s.Lab.Exec(t.Context(), s.Members()[0], "mkdir -p "+p.Folder+" && chown 999:999 "+p.Folder, nil)
+		must(t, err)
+		must(t, workload.StartServer(t.Context(), client, p.Server))
+		s.Databases += p.entry()
+	}
+	s.awaitReady(t)
+	must(t, s.Init(t.Context()))
 }
 
 // podPoint is a recovery point, and between which transactions each server's instant lies.
