@@ -234,3 +234,18 @@ func fullRestore(t *testing.T, config database.RestoreConfig) error {
 	}
 	return err
 }
+
+// TestPostgreSQLUnlisted: a server whose databases could not be listed is not one without any.
+func TestPostgreSQLUnlisted(t *testing.T) {
+	source := postgres.Need(t)
+	source.Must(t, "postgres", "create table kept as select 1 as i; create role reader login password 'planted-reader-password'")
+	source.Must(t, "template1", "revoke select on pg_database from public")
+	reader := postgresAt(t, shell.Runner{}, source, "planted-reader-password", map[string]string{"user": "reader"})
+	_, err := reader.Backup(t.Context(), database.BackupConfig{Mode: "logical", Store: newRepository(t), Progress: progress{}, Now: time.Now})
+	if err == nil || !strings.Contains(err.Error(), "list the parts") { // not only what comes after them
+		t.Errorf("a backup whose databases could not be listed: %v", err)
+	}
+	if _, err := reader.Check(t.Context(), "logical"); err == nil || !strings.Contains(err.Error(), "permission denied for table pg_database") {
+		t.Errorf("its check: %v", err)
+	}
+}
