@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -182,5 +181,5 @@ func (w stoppable) holdBack(spec *corev1.PodSpec) error {
 
 // scratchName is the workload's and what it is, within the 63 characters of a host's name.
 func scratchName(workload string) string {
-	return fmt.Sprintf("%s-scratch", strings.TrimRight(workload[:min(len(workload), 55)], "-."))
+	return strings.TrimRight(workload[:min(len(workload), 55)], "-.") + "-scratch"
 }

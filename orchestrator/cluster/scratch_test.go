@@ -1,6 +1,10 @@
 package cluster
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -103,6 +107,21 @@ func TestScratchHeldBack(t *testing.T) {
 	}
 	if c.LivenessProbe != nil || c.StartupProbe != nil || c.ReadinessProbe == nil {
 		t.Errorf("probes %s", toJSON(t, c))
+	}
+}
+
+// TestHoldBack: the program runs, with its arguments and as the same process, when the file is there, and not before:
+// here it comes while the shell sleeps.
+func TestHoldBack(t *testing.T) {
+	folder, tools := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(tools, "sleep"), []byte("#!/bin/sh\n: >'"+folder+"/go'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(holdBack, scratchFolder, folder), "sh", "sh", "-c", `echo "$$ $1 $2"; ls "$0"`, folder, "a b", "$c")
+	c.Env = []string{"PATH=" + tools + ":" + os.Getenv("PATH")}
+	out, err := c.Output()
+	if want := fmt.Sprintf("%d a b $c\ngo\n", c.Process.Pid); err != nil || string(out) != want {
+		t.Errorf("it says %q, %v, want %q", out, err, want)
 	}
 }
 

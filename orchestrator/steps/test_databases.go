@@ -29,10 +29,11 @@ type TestDatabases struct {
 // testedDatabase is what test-databases leaves for each database.
 type testedDatabase struct {
 	verifiedDatabase
-	Point   string  `json:"point"`
-	Server  string  `json:"server"` // the version of the scratch server
-	Bytes   int64   `json:"bytes"`
-	Seconds float64 `json:"seconds"` // from nothing to a server that answers
+	Database string  `json:"database"`
+	Point    string  `json:"point"`
+	Server   string  `json:"server"` // the version of the scratch server
+	Bytes    int64   `json:"bytes"`
+	Seconds  float64 `json:"seconds"` // from nothing to a server that answers
 }
 
 // Items are the names of the databases.
@@ -165,7 +166,7 @@ func (s *TestDatabases) Do(ctx context.Context, run *orchestrator.Run, _ orchest
 	}
 	d.Settings = maps.Clone(d.Settings)
 	maps.DeleteFunc(d.Settings, func(name, _ string) bool { return name == "stopCommand" || name == "startCommand" }) // of the original
-	r := testedDatabase{Point: point.ID}
+	r := testedDatabase{Database: run.Item, Point: point.ID}
 	began := run.Now()
 	o, err := connectDatabaseAt(ctx, run, d, engine, scratch(held))
 	if err != nil {
@@ -236,7 +237,7 @@ func answers(ctx context.Context, o *openDatabase) (string, error) {
 func (s *TestDatabases) Summarize(receipt orchestrator.Receipt) (orchestrator.Summary, error) {
 	var r testedDatabase
 	err := json.Unmarshal(receipt, &r)
-	text := fmt.Sprintf("%d tables equal, %d invariants hold, up after %.0f s", r.Tables, r.Invariants, r.Seconds)
+	text := fmt.Sprintf("%s: %d tables equal, %d invariants hold, up after %.0f s", r.Database, r.Tables, r.Invariants, r.Seconds)
 	return orchestrator.Summary{Layer: "restore tests", Unit: "databases", Expected: 1, Done: 1, Bytes: r.Bytes, Text: text}, err
 }
 
