@@ -80,8 +80,11 @@ type EngineSpec struct {
 	// Digest prints a digest line for each table or collection.
 	Digest string `yaml:"digest,omitempty" json:"digest,omitempty"`
 	// Query runs the statement in $QUERY, in the database $SCOPE, and prints its rows as JSON, one a line.
-	Query string                `yaml:"query,omitempty" json:"query,omitempty"`
-	Modes map[string]EngineMode `yaml:"modes,omitempty" json:"modes,omitempty"`
+	Query string `yaml:"query,omitempty" json:"query,omitempty"`
+	// Quiesce keeps all writers of the server waiting while snapshots are taken of its volumes: it prints facts, and
+	// then the line `ready`, and lets go when its input ends, or by itself after $QUIESCE_SECONDS.
+	Quiesce string                `yaml:"quiesce,omitempty" json:"quiesce,omitempty"`
+	Modes   map[string]EngineMode `yaml:"modes,omitempty" json:"modes,omitempty"`
 	// Logs is how the server's log of changes is archived; nil where it can't be.
 	Logs *EngineLogs `yaml:"logs,omitempty" json:"logs,omitempty"`
 	// Mode is the one that is taken when nobody says.

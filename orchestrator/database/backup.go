@@ -83,7 +83,7 @@ func (s *Server) Backup(ctx context.Context, config BackupConfig) (Backup, error
 		env["DIGESTS"] = "yes"
 	}
 	out.Taken = config.Now().UTC() // before the instant: what was acknowledged by then is in the backup
-	held, err := s.begin(ctx, mode.Session, env, planned.parts)
+	held, err := s.begin(ctx, call{op: "hold the instant", script: mode.Session, env: env, parts: planned.parts})
 	if err != nil {
 		return out, err
 	}

@@ -84,6 +84,7 @@ func extend(engine plans.Engine, builtin map[string]plans.Engine) (plans.Engine,
 	spec.Server = cmp.Or(spec.Server, base.Server)
 	spec.Digest = cmp.Or(spec.Digest, base.Digest)
 	spec.Query = cmp.Or(spec.Query, base.Query)
+	spec.Quiesce = cmp.Or(spec.Quiesce, base.Quiesce)
 	spec.Logs = cmp.Or(spec.Logs, base.Logs)
 	spec.Mode = cmp.Or(spec.Mode, base.Mode)
 	spec.Settings, spec.Secrets = merged(base.Settings, spec.Settings), merged(base.Secrets, spec.Secrets)

@@ -21,9 +21,9 @@ type session struct {
 	err  error // why the script ended
 }
 
-// begin starts the mode's session, and returns when it holds the instant. A mode without one gives nil.
-func (s *Server) begin(ctx context.Context, script string, env map[string]string, parts []Part) (*session, error) {
-	if script == "" {
+// begin starts a session, and returns when it holds the instant. A mode without one gives nil.
+func (s *Server) begin(ctx context.Context, c call) (*session, error) {
+	if c.script == "" {
 		return nil, nil
 	}
 	stdin, input := io.Pipe()
@@ -32,7 +32,8 @@ func (s *Server) begin(ctx context.Context, script string, env map[string]string
 	ready := make(chan error, 1)
 	go h.listen(stdout, ready)
 	go func() {
-		err := s.run(ctx, call{op: "hold the instant", script: script, env: env, parts: parts, stdin: stdin, stdout: output})
+		c.stdin, c.stdout = stdin, output
+		err := s.run(ctx, c)
 		_ = output.CloseWithError(io.EOF) // the reader's only error
 		_ = stdin.Close()
 		h.mu.Lock()
@@ -49,7 +50,7 @@ func (s *Server) begin(ctx context.Context, script string, env map[string]string
 		<-h.done
 		return nil, errors.Join(h.end(), err)
 	case <-h.done:
-		return nil, errors.Join(h.end(), fault.Newf("hold the instant", fault.Internal, s.Database.Name, "the session ended before it was ready"))
+		return nil, errors.Join(h.end(), fault.Newf(c.op, fault.Internal, s.Database.Name, "the session ended before it was ready"))
 	}
 }
 

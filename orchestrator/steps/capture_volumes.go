@@ -27,7 +27,7 @@ type CaptureVolumes struct {
 	Exclude    []string `yaml:"exclude,omitempty"`
 	// Tags choose volumes by their tags at the backends, in place of the cluster's claims.
 	Tags map[string]string `yaml:"tags,omitempty"`
-	// GroupBy says which volumes belong together: workload (the default), volume, namespace or machine.
+	// GroupBy says which volumes belong together: workload (the default), volume, namespace, machine or all.
 	GroupBy volume.Grouping `yaml:"groupBy,omitempty"`
 	// Mode is repository (the default), snapshot or both.
 	Mode repository.VolumeMode `yaml:"mode,omitempty"`
@@ -41,9 +41,12 @@ type CaptureVolumes struct {
 // VolumesQuiesce says what is held still while a group's snapshots are taken.
 type VolumesQuiesce struct {
 	// Freeze runs fsfreeze on every place where a pod has one of the volumes mounted.
-	Freeze bool           `yaml:"freeze,omitempty"`
-	Hooks  []QuiesceHook  `yaml:"hooks,omitempty"`
-	Within plans.Duration `yaml:"within,omitempty"` // how long at most; default 30s
+	Freeze bool          `yaml:"freeze,omitempty"`
+	Hooks  []QuiesceHook `yaml:"hooks,omitempty"`
+	// Databases are names or patterns of the Cluster document's databases whose writers wait. The volumes must be one
+	// group.
+	Databases []string       `yaml:"databases,omitempty"`
+	Within    plans.Duration `yaml:"within,omitempty"` // how long at most; default 30s
 	// Optional goes on with a crash-consistent capture when something could not be held still.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -59,6 +62,10 @@ type QuiesceHook struct {
 }
 
 const defaultQuiesce = 30 * time.Second
+
+func (q VolumesQuiesce) within() time.Duration {
+	return cmp.Or(time.Duration(q.Within), defaultQuiesce)
+}
 
 // volumesReceipt is what capture-volumes leaves for each group.
 type volumesReceipt struct {
@@ -79,7 +86,8 @@ func (s *CaptureVolumes) Items(ctx context.Context, run *orchestrator.Run) ([]st
 	if err != nil {
 		return nil, err
 	}
-	return s.GroupBy.Keys(members), nil
+	groups := s.GroupBy.Keys(members)
+	return groups, s.oneGroup(groups)
 }
 
 // find lists what is chosen. By tags, the backends tell; else the cluster does, and no backend is asked
@@ -96,10 +104,9 @@ func (s *CaptureVolumes) find(ctx context.Context, run *orchestrator.Run, choice
 	return volume.List(ctx, client.Kubernetes(), choice)
 }
 
-// groupChoice are the namespaces in which the members of one group are: its own, unless machines make the
-// groups.
+// groupChoice are the namespaces in which the members of one group are: its own, unless a group has several.
 func (s *CaptureVolumes) groupChoice(item string) volume.Choice {
-	if s.GroupBy == volume.ByMachine {
+	if s.GroupBy == volume.ByMachine || s.GroupBy == volume.All {
 		return volume.Choice{Namespaces: s.Namespaces, Exclude: s.Exclude}
 	}
 	namespace, _, _ := strings.Cut(item, "/")
@@ -159,6 +166,9 @@ func (s *CaptureVolumes) checkSettings(run *orchestrator.Run) error {
 		if hook.Selector == "" || hook.Pre == "" || hook.Post == "" {
 			return fault.Newf("check quiesce", fault.Invalid, run.Step, "a hook wants selector, pre and post")
 		}
+	}
+	if err := s.checkDatabases(run); err != nil {
+		return err
 	}
 	return knownStorages(run, s.Storage)
 }

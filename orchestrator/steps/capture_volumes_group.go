@@ -29,6 +29,9 @@ type volumeGroup struct {
 	still    *volume.Still // what is held still; nil when nothing is
 	quiesced []string      // pods that were, as namespace/name
 	skew     time.Duration
+
+	held      []*heldDatabase               // whose writers wait
+	databases []repository.QuiescedDatabase // whose writers waited all the time
 }
 
 // groupMember is a volume of the group. Without a snapshot it is read live.
@@ -74,6 +77,7 @@ func (s *CaptureVolumes) open(ctx context.Context, run *orchestrator.Run) (*volu
 }
 
 func (g *volumeGroup) close() {
+	_, _ = g.releaseDatabases() // where some are held yet, an error came before
 	if g.client != nil {
 		g.client.Close()
 	}
@@ -120,7 +124,7 @@ func (g *volumeGroup) snapshot(ctx context.Context) error {
 		return nil
 	}
 	if err := g.quiesce(ctx); err != nil {
-		return err
+		return err // close lets databases go
 	}
 	err := g.takeAll(ctx)
 	if err != nil || !g.live() {
@@ -136,7 +140,11 @@ func (g *volumeGroup) live() bool {
 	return slices.ContainsFunc(g.members, func(m *groupMember) bool { return m.snapshot == nil })
 }
 
+// quiesce holds databases before the filesystems under them, on which a server could wait.
 func (g *volumeGroup) quiesce(ctx context.Context) error {
+	if err := g.tolerate(g.holdDatabases(ctx)); err != nil {
+		return err
+	}
 	actions, err := g.actions(ctx)
 	if err == nil && len(actions) > 0 {
 		g.run.Progress.Status("quiesce " + g.run.Item)
@@ -165,6 +173,13 @@ func (g *volumeGroup) tolerate(err error) error {
 // release lets everything go on. When the time was over before the instant, the snapshots are worth no
 // more than others.
 func (g *volumeGroup) release(ctx context.Context) error {
+	err := g.releaseStill(ctx)
+	var failed error
+	g.databases, failed = g.releaseDatabases()
+	return errors.Join(err, failed)
+}
+
+func (g *volumeGroup) releaseStill(ctx context.Context) error {
 	if g.still == nil {
 		return nil
 	}
@@ -184,10 +199,7 @@ func (g *volumeGroup) actions(ctx context.Context) ([]volume.Action, error) {
 	if g.client == nil {
 		return nil, nil
 	}
-	within := time.Duration(g.Quiesce.Within)
-	if within == 0 {
-		within = defaultQuiesce
-	}
+	within := g.Quiesce.within()
 	var actions []volume.Action
 	for _, hook := range g.Quiesce.Hooks {
 		for _, namespace := range g.hookNamespaces(hook) {

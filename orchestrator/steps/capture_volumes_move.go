@@ -47,7 +47,7 @@ func (g *volumeGroup) move(ctx context.Context) ([]capturedVolume, error) {
 		return nil, err
 	}
 	for i, m := range g.members {
-		captured[i].Layer.Consistency = m.consistency
+		captured[i].Layer.Consistency, captured[i].Layer.QuiescedDatabases = m.consistency, g.databases
 		if captured[i], err = g.seal(ctx, captured[i].Layer, files[i]); err != nil {
 			return nil, err
 		}
@@ -58,16 +58,17 @@ func (g *volumeGroup) move(ctx context.Context) ([]capturedVolume, error) {
 // releaseLive ends the stillness under volumes that were read live. When it lasted, what was read is as
 // good as a snapshot.
 func (g *volumeGroup) releaseLive(ctx context.Context) {
-	if g.still == nil {
+	if g.still == nil && len(g.held) == 0 {
 		return
 	}
+	pods := g.still != nil
 	lasted := g.release(ctx)
 	for _, m := range g.members {
 		if m.snapshot != nil {
 			continue
 		}
 		m.consistency = repository.Live
-		if lasted == nil {
+		if pods && lasted == nil {
 			m.consistency = repository.ApplicationConsistent
 		}
 	}

@@ -14,15 +14,18 @@ const (
 	ByWorkload  Grouping = "workload" // the default: a StatefulSet with all its volumes
 	ByNamespace Grouping = "namespace"
 	ByMachine   Grouping = "machine" // the machine that the volumes are attached to
+	All         Grouping = "all"     // one group
 )
 
 // Groupings lists them.
-func Groupings() []Grouping { return []Grouping{ByVolume, ByWorkload, ByNamespace, ByMachine} }
+func Groupings() []Grouping { return []Grouping{ByVolume, ByWorkload, ByNamespace, ByMachine, All} }
 
 // Key names the group of a claimed volume: the same at each call, as long as the volume's use is.
 func (g Grouping) Key(claimed Claimed) string {
 	one := claimed.Namespace + "/" + claimed.Claim
 	switch g {
+	case All:
+		return string(All)
 	case ByNamespace:
 		return claimed.Namespace
 	case ByMachine:

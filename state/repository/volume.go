@@ -44,6 +44,8 @@ type VolumeLayer struct {
 	Group       string   `json:"group,omitempty"`
 	SkewSeconds float64  `json:"skewSeconds,omitempty"`
 	Quiesced    []string `json:"quiesced,omitempty"` // pods that were held still, as namespace/name
+	// QuiescedDatabases are servers whose writers waited from before the group's first snapshot until after its last.
+	QuiescedDatabases []QuiescedDatabase `json:"quiescedDatabases,omitempty"`
 
 	PV           string `json:"pv,omitempty"`
 	PVC          string `json:"pvc,omitempty"` // namespace/name
@@ -60,6 +62,14 @@ type VolumeLayer struct {
 	NewBytes  int64 `json:"newBytes,omitempty"`
 	// Left are files that changed while they were read, or could not be taken.
 	Left []LeftOut `json:"left,omitempty"`
+}
+
+// QuiescedDatabase is a database server whose writers waited while snapshots were taken.
+type QuiescedDatabase struct {
+	Name   string `json:"name"` // in the Cluster document
+	Engine string `json:"engine"`
+	// Facts are what the engine told: how long writers waited, in heldSeconds, and its position.
+	Facts map[string]string `json:"facts,omitempty"`
 }
 
 // ImageContent are the files of a block volume: image.raw, whose digest is by RuleChunks, and the list
