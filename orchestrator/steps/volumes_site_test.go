@@ -37,6 +37,7 @@ type volumeSite struct {
 	store      *journal.Store
 	runs       int
 	class      string // of claims and volumes
+	databases  string // of the Cluster document, below spec
 
 	mu       sync.Mutex
 	provided map[string]providers.Provider
@@ -236,7 +237,7 @@ metadata: {name: prod}
 spec:
   kubeconfigFile: %s
   storage:
-%s---
+%s%s---
 apiVersion: muster.dev/v1alpha1
 kind: Repository
 metadata: {name: vault}
@@ -248,7 +249,7 @@ metadata: {name: site}
 spec:
   purpose: %s
   steps:
-%s`, s.kubeconfig, storages.String(), s.config.URL, key, purpose, steps)))
+%s`, s.kubeconfig, storages.String(), s.databases, s.config.URL, key, purpose, steps)))
 	if err != nil {
 		t.Fatal(err)
 	}
