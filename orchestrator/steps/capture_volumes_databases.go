@@ -23,29 +23,33 @@ type heldDatabase struct {
 
 // databases are those whose writers wait; no pattern chooses none.
 func (q VolumesQuiesce) databases(run *orchestrator.Run) ([]plans.Database, error) {
-	if len(q.Databases) == 0 || run.Cluster == nil {
+	if len(q.Databases) == 0 {
 		return nil, nil
 	}
 	var names []string
-	for _, d := range run.Cluster.Spec.Databases {
-		names = append(names, d.Name)
+	if run.Cluster != nil {
+		for _, d := range run.Cluster.Spec.Databases {
+			names = append(names, d.Name)
+		}
 	}
 	for _, pattern := range q.Databases {
-		chosen, err := chosenNames(names, []string{pattern})
-		if err != nil {
+		if found, err := chosenNames(names, []string{pattern}); err != nil {
 			return nil, err
-		}
-		if len(chosen) == 0 {
+		} else if len(found) == 0 {
 			return nil, fault.Newf("check quiesce", fault.NotFound, pattern, "the Cluster document lists no such database")
 		}
 	}
-	var chosen []plans.Database
-	for _, d := range run.Cluster.Spec.Databases {
-		if matched, _ := matchesName(d.Name, q.Databases); matched { // the patterns are right
-			chosen = append(chosen, d)
+	chosen, err := chosenNames(names, q.Databases)
+	if err != nil {
+		return nil, err
+	}
+	databases := make([]plans.Database, len(chosen))
+	for i, name := range chosen {
+		if databases[i], err = findDatabase(run, name); err != nil {
+			return nil, err
 		}
 	}
-	return chosen, nil
+	return databases, nil
 }
 
 // checkDatabases refuses databases that can't be held, before anything is.
