@@ -364,4 +364,22 @@ func TestPostgreSQLQuiesce(t *testing.T) {
 		},
 	}
 	q.holds(t)
+	t.Run("a transaction that does not end", func(t *testing.T) {
+		source.Must(t, "shop", "create table slow (n int)")
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = source.SQL(ctx, "shop", "begin; insert into slow values (1); select pg_sleep(600)") // it is given up
+		}()
+		await(t, "it has written", func() bool {
+			return source.Must(t, "shop", "select count(*) from pg_locks where relation = 'slow'::regclass and mode = 'RowExclusiveLock'") == "1"
+		})
+		if _, err := q.server.Quiesce(t.Context(), 2*time.Second); fault.KindOf(err) != fault.Busy {
+			t.Error(err)
+		}
+		q.goOn(t)
+		cancel()
+		<-ended
+	})
 }
