@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -254,6 +255,60 @@ func TestMariaDBTruncated(t *testing.T) {
 	if left := mariadbSQL(t, target, "", "show databases like 'muster%'"); left != "" {
 		t.Errorf("%s is left", left)
 	}
+}
+
+// A full disk is told as such, by the server that a logical backup goes into and for a data folder.
+func TestMariaDBFullDisk(t *testing.T) {
+	source := mariadb.Need(t)
+	mariadbMoney(t, source, "InnoDB")
+	small := func(mode, size string, ready func(*mariadb.Server)) {
+		t.Helper()
+		store, target := newRepository(t), mariadb.Blank(t)
+		backup, err := mariadbServer(t, source, nil).Backup(t.Context(), database.BackupConfig{Mode: mode, Store: store, Progress: progress{}, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mountMemory(t, target.Data(), size)
+		ready(target)
+		err = mariadbServer(t, target, map[string]string{"data": target.Data()}).Restore(t.Context(), restoreOf(store, backup))
+		if fault.KindOf(err) != fault.NoSpace {
+			t.Errorf("%s: %v", mode, err)
+		}
+		if err := target.Stop(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	small("physical", "8m", func(*mariadb.Server) {})
+	small("logical", "160m", func(target *mariadb.Server) {
+		if err := target.Init(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := target.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var disk syscall.Statfs_t
+		if err := syscall.Statfs(target.Data(), &disk); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(target.Data(), "filler"), make([]byte, int64(disk.Bavail)*disk.Bsize-4<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// mountMemory puts a filesystem of a size over a folder, for the server's owner.
+func mountMemory(t *testing.T, folder, size string) {
+	t.Helper()
+	for _, command := range [][]string{{"mkdir", folder}, {"mount", "-t", "tmpfs", "-o", "size=" + size, "tmpfs", folder}, {"chown", "mysql:", folder}} {
+		if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", command, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", folder).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
 }
 
 // Damage in the server's own files is told as such, and makes no backup.
