@@ -294,9 +294,11 @@ func TestDatabasesInPods(t *testing.T) {
 		cluster.Images = append(cluster.Images, p.Image)
 	}
 	s := volumeScenario(t, cluster, "")
+	endWatch := WatchProcesses(t.Context())
 	client, err := kubeClient(s.Lab)
 	must(t, err)
 	s.startPods(t, client, servers)
+	must(t, s.readAdministrator())
 	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
 		for _, g := range groups {
 			var names []string
@@ -327,6 +329,16 @@ func TestDatabasesInPods(t *testing.T) {
 			was := points[g.name].servers[p.name()]
 			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
 		}
+	}
+	found, err := s.FindSecrets(endWatch())
+	must(t, err)
+	objects, err := s.Lab.Kubectl(t.Context(), "get", "events,pods,statefulsets", "--all-namespaces", "--output", "yaml")
+	must(t, err)
+	if strings.Contains(objects, workload.SecretMarker) {
+		found = append(found, "a password in an object of the cluster")
+	}
+	for _, place := range found {
+		t.Error("a secret shows: " + place)
 	}
 }
 
