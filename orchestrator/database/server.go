@@ -126,7 +126,7 @@ func (s *Server) run(ctx context.Context, c call) error {
 	}
 	stop := s.beat()
 	defer stop()
-	code, err := s.Place.Run(ctx, shell.Script{Text: reader, Env: env, Stdin: stdin, Stdout: c.stdout, Stderr: hidden})
+	code, err := s.Place.Run(ctx, shell.Script{Text: reader, Env: env, Stdin: stdin, Stdout: c.stdout, Stderr: hidden, LeavesFirst: true})
 	_ = hidden.Close() // an ending takes everything
 	if err == nil && code != 0 {
 		err = s.failure(c.op, code, diagnostics.String())

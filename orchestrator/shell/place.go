@@ -16,6 +16,9 @@ type Script struct {
 	Directory string
 	// Env holds variables, secrets among them: elsewhere than on the runner they travel over standard input.
 	Env map[string]string
+	// LeavesFirst says how a script in a pod is made to end: process by process, none before those that it waits for.
+	// It is for scripts that end when a program of theirs fails; others could go on with their next command.
+	LeavesFirst bool
 	// Stdin is what the script reads; nil is empty. It is read no faster than the script does, but for what
 	// pipes and connections hold. It may stay open when the script has ended: a read that is under way then
 	// is not waited for, and what it gives is lost.

@@ -79,7 +79,7 @@ func (p Pod) Run(ctx context.Context, script Script) (int, error) {
 	case <-ctx.Done():
 		// The processes end before the connection does: else they would take its end for that of their input.
 		within(podEndWithin, leader.Begun(), gone)
-		asked, left = true, p.end(context.WithoutCancel(ctx), leader.Group())
+		asked, left = true, p.end(context.WithoutCancel(ctx), leader.Group(), script.LeavesFirst)
 		cut()
 		<-gone
 		err = fault.New("run in pod", fault.Transient, p.object(), context.Cause(ctx))
@@ -100,7 +100,7 @@ func (p Pod) Run(ctx context.Context, script Script) (int, error) {
 			return exit.Code, nil // the shell was ended, or did not get its input
 		}
 		if !byItself {
-			left = p.end(context.WithoutCancel(ctx), leader.Group())
+			left = p.end(context.WithoutCancel(ctx), leader.Group(), script.LeavesFirst)
 		}
 	}
 	if left != nil {
@@ -115,33 +115,57 @@ func (p Pod) Run(ctx context.Context, script Script) (int, error) {
 //go:embed leaves.sh
 var Leaves string
 
-// end ends a process group, leaf by leaf: it asks, and then makes it. Without a number nothing has begun.
-func (p Pod) end(ctx context.Context, group string) error {
+// end ends a process group: it asks, waits, and then makes it end. Without a number nothing has begun. With leaves,
+// each process ends before the one that waits for it, as long as the group lets itself be ended so.
+func (p Pod) end(ctx context.Context, group string, leaves bool) error {
 	if group == "" {
 		return nil
+	}
+	if leaves {
+		for _, signal := range []string{"TERM", "KILL"} {
+			if p.endLeaves(ctx, signal, group) {
+				return nil
+			}
+		}
 	}
 	asking, cancel := context.WithTimeout(ctx, podEndWithin)
 	defer cancel()
 	gone, err := p.signal(asking, "TERM", group)
-	for !gone && err == nil && asking.Err() == nil {
+	for !gone && err == nil {
 		within(podEndPause, asking.Done(), nil)
-		gone, err = p.signal(asking, "TERM", group)
+		gone, err = p.signal(asking, "0", group)
 	}
 	if gone {
 		return nil
 	}
 	killing, stop := context.WithTimeout(ctx, podEndWithin)
 	defer stop()
-	for gone, err = p.signal(killing, "KILL", group); !gone && err == nil && killing.Err() == nil; {
-		within(podEndPause, killing.Done(), nil)
-		gone, err = p.signal(killing, "KILL", group)
-	}
+	_, err = p.signal(killing, "KILL", group)
 	return err
 }
 
-// signal reaches the leaves of a group. It reports whether there is no such group any more.
+// endLeaves gives the leaves of a group a signal until it is gone, and reports whether it is.
+func (p Pod) endLeaves(ctx context.Context, signal, group string) bool {
+	ending, cancel := context.WithTimeout(ctx, podEndWithin)
+	defer cancel()
+	for ending.Err() == nil {
+		err := p.exec(ending, Leaves+"leaves=$(muster_leaves "+group+")\n[ -n \"$leaves\" ] || exit 1\nkill -"+signal+" $leaves 2>/dev/null || :", nil, nil, nil)
+		var exit *cluster.ExitError
+		if errors.As(err, &exit) && exit.Code == 1 {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		within(podEndPause, ending.Done(), nil)
+	}
+	return false
+}
+
+// signal reports whether there is no such group any more. The form of the options is the one that the
+// shells of busybox, Debian and bash all know.
 func (p Pod) signal(ctx context.Context, signal, group string) (gone bool, err error) {
-	err = p.exec(ctx, Leaves+"leaves=$(muster_leaves "+group+")\n[ -n \"$leaves\" ] || exit 1\nkill -"+signal+" $leaves 2>/dev/null || :", nil, nil, nil)
+	err = p.exec(ctx, "kill -"+signal+" -"+group, nil, nil, nil)
 	var exit *cluster.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 {
 		return true, nil

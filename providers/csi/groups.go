@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"slices"
+	"time"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -196,10 +197,54 @@ func (p *Provider) setGroupPolicy(ctx context.Context, op string, apis groupAPIs
 
 // groupMembers finds the contents of a ready group by their volumes.
 func (p *Provider) groupMembers(ctx context.Context, w wait, group types.UID, members []member, problem *string) ([]*snapshotv1.VolumeSnapshotContent, error) {
-	namespace := members[0].claim.namespace
+	byVolume, err := p.awaitBound(ctx, w, group, members)
+	if err != nil {
+		return nil, err
+	}
+	var contents []*snapshotv1.VolumeSnapshotContent
+	for _, m := range members {
+		content, err := p.awaitContent(ctx, w, byVolume[m.volume.Source.VolumeHandle], m.record, problem)
+		if err != nil {
+			return nil, err
+		}
+		contents = append(contents, content)
+	}
+	return contents, nil
+}
+
+// boundEvery is how often a ready group's snapshots are looked at: their controller binds them after the group is.
+const boundEvery = 200 * time.Millisecond
+
+// awaitBound waits until each member has a snapshot that is bound to a content, and returns the contents' names by
+// the members' volumes.
+func (p *Provider) awaitBound(ctx context.Context, w wait, group types.UID, members []member) (byVolume map[string]string, err error) {
+	err = w.run(ctx, func(ctx context.Context) error {
+		ticker := time.NewTicker(boundEvery)
+		defer ticker.Stop()
+		for {
+			var err error
+			if byVolume, err = p.bound(ctx, w.op, group, members[0].claim.namespace); err != nil {
+				return err
+			}
+			missing := slices.IndexFunc(members, func(m member) bool { return byVolume[m.volume.Source.VolumeHandle] == "" })
+			if missing < 0 {
+				return nil
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return fault.Newf(w.op, fault.Transient, members[missing].volume.id(), "the group snapshot is ready and has no snapshot of this volume")
+			}
+		}
+	})
+	return byVolume, err
+}
+
+// bound are the contents of a group's snapshots that have one, by their volumes.
+func (p *Provider) bound(ctx context.Context, op string, group types.UID, namespace string) (map[string]string, error) {
 	list, err := p.snapshots.SnapshotV1().VolumeSnapshots(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, wrap(w.op, namespace, err)
+		return nil, wrap(op, namespace, err)
 	}
 	byVolume := map[string]string{}
 	for _, s := range list.Items {
@@ -209,25 +254,13 @@ func (p *Provider) groupMembers(ctx context.Context, w wait, group types.UID, me
 		}
 		content, err := p.snapshots.SnapshotV1().VolumeSnapshotContents().Get(ctx, *s.Status.BoundVolumeSnapshotContentName, metav1.GetOptions{})
 		if err != nil {
-			return nil, wrap(w.op, s.Name, err)
+			return nil, wrap(op, s.Name, err)
 		}
 		if of := content.Spec.Source.VolumeHandle; of != nil {
 			byVolume[*of] = content.Name
 		}
 	}
-	var contents []*snapshotv1.VolumeSnapshotContent
-	for _, m := range members {
-		name, ok := byVolume[m.volume.Source.VolumeHandle]
-		if !ok {
-			return nil, fault.Newf(w.op, fault.Internal, m.volume.id(), "the group snapshot is ready and has no snapshot of this volume")
-		}
-		content, err := p.awaitContent(ctx, w, name, m.record, problem)
-		if err != nil {
-			return nil, err
-		}
-		contents = append(contents, content)
-	}
-	return contents, nil
+	return byVolume, nil
 }
 
 // deleteMember marks a snapshot of a group as deleted, and deletes the group with its last.
