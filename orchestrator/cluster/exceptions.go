@@ -87,6 +87,7 @@ func rebuildExcused() []exception {
 	return []exception{
 		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "nodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
 		{mode: ModeRebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "csinodes", Reason: "its machine is gone, moved, or joined anew"}, when: notKept},
+		{mode: ModeRebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "csinodes", Fields: []string{"/metadata/uid", "/metadata/creationTimestamp"}, Reason: "its kubelet made it again"}},
 		{mode: ModeRebuild, Rule: Rule{Group: "storage.k8s.io", Resource: "volumeattachments", Reason: "its machine is gone"}, when: onGone},
 		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "pods", Reason: "its machine is gone; its controller made another"}, when: onGone},
 		{mode: ModeRebuild, Rule: Rule{Group: "core", Resource: "configmaps", Namespace: "kube-system", Name: "kubeadm-config", Fields: []string{"/data"}, Reason: "it names the machines' new addresses"}, when: moved},
