@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -111,15 +110,13 @@ func (w stoppable) refuseScratch(format string, args ...any) error {
 
 // scratch is a pod of the database's container alone.
 func (w stoppable) scratch(container string, held bool) (*corev1.Pod, error) {
-	like := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: w.meta.Name, Annotations: w.template.Annotations}, Spec: w.template.Spec}
-	_, name, err := containerOf(&like, container)
+	own, err := w.container(container)
 	if err != nil {
 		return nil, err
 	}
 	template := w.template.Spec.DeepCopy()
-	own := template.Containers[slices.IndexFunc(template.Containers, func(c corev1.Container) bool { return c.Name == name })]
 	if len(own.VolumeDevices) > 0 {
-		return nil, w.refuseScratch("container %s has block devices, which nothing stands in for", name)
+		return nil, w.refuseScratch("container %s has block devices, which nothing stands in for", own.Name)
 	}
 	own.Lifecycle, own.Resources.Claims = nil, nil // what it tells others, and devices
 	for i := range own.Ports {
@@ -127,7 +124,7 @@ func (w stoppable) scratch(container string, held bool) (*corev1.Pod, error) {
 	}
 	grace := int64(1) // nothing of it is kept
 	spec := corev1.PodSpec{
-		Containers: []corev1.Container{own}, Volumes: w.emptied(own.VolumeMounts), TerminationGracePeriodSeconds: &grace,
+		Containers: []corev1.Container{own}, Volumes: w.emptied(own), TerminationGracePeriodSeconds: &grace,
 		ServiceAccountName: template.ServiceAccountName, ImagePullSecrets: template.ImagePullSecrets, SecurityContext: template.SecurityContext,
 		NodeSelector: template.NodeSelector, Affinity: template.Affinity, Tolerations: template.Tolerations, RuntimeClassName: template.RuntimeClassName, OS: template.OS, HostUsers: template.HostUsers,
 		DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Nameservers: []string{"127.0.0.1"}}, // nobody answers
@@ -135,23 +132,17 @@ func (w stoppable) scratch(container string, held bool) (*corev1.Pod, error) {
 	if held {
 		err = w.holdBack(&spec)
 	}
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: scratchName(w.meta.Name)}, Spec: spec}, err
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: w.named("-scratch")}, Spec: spec}, err
 }
 
 // emptied are the volumes that a container mounts: an empty one for each whose data outlives the pod, no larger than
 // the claim that it stands for.
-func (w stoppable) emptied(mounts []corev1.VolumeMount) []corev1.Volume {
-	var volumes []corev1.Volume
-	named := map[string]bool{} // a claim's volume takes the place of one of its name
-	for _, v := range append(w.claimed(), w.template.Spec.Volumes...) {
-		if named[v.Name] || !slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
-			continue
-		}
-		named[v.Name] = true
+func (w stoppable) emptied(own corev1.Container) []corev1.Volume {
+	volumes := w.mounted(own)
+	for i, v := range volumes {
 		if lasts(v) {
-			v.VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: w.claimedSize(v.Name)}}
+			volumes[i].VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: w.claimedSize(v.Name)}}
 		}
-		volumes = append(volumes, v)
 	}
 	return volumes
 }
@@ -177,9 +168,4 @@ func (w stoppable) holdBack(spec *corev1.PodSpec) error {
 	own.VolumeMounts = append(own.VolumeMounts, corev1.VolumeMount{Name: scratchVolume, MountPath: scratchFolder})
 	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: scratchVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 	return nil
-}
-
-// scratchName is the workload's and what it is, within the 63 characters of a host's name.
-func scratchName(workload string) string {
-	return strings.TrimRight(workload[:min(len(workload), 55)], "-.") + "-scratch"
 }

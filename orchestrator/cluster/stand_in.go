@@ -213,29 +213,47 @@ func (w stoppable) scaleToNothing(ctx context.Context) error {
 // standIn is a pod like the workload's own, of one container that does nothing, without its environment, which may
 // hold credentials.
 func (w stoppable) standIn(container string) (*corev1.Pod, error) {
-	like := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: w.meta.Name, Annotations: w.template.Annotations}, Spec: w.template.Spec}
-	_, name, err := containerOf(&like, container)
+	own, err := w.container(container)
 	if err != nil {
 		return nil, err
 	}
 	spec := w.template.Spec.DeepCopy()
-	i := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == name })
-	own := spec.Containers[i]
 	spec.Containers = []corev1.Container{{
 		Name: own.Name, Image: own.Image, ImagePullPolicy: own.ImagePullPolicy, Resources: own.Resources,
 		VolumeMounts: own.VolumeMounts, VolumeDevices: own.VolumeDevices, SecurityContext: own.SecurityContext,
 	}}
 	spec.InitContainers, spec.ReadinessGates = nil, nil
-	named := map[string]bool{} // a claim's volume takes the place of one of its name
-	spec.Volumes = slices.DeleteFunc(append(w.claimed(), spec.Volumes...), func(v corev1.Volume) bool {
+	spec.Volumes = w.mounted(own)
+	if !slices.ContainsFunc(spec.Volumes, lasts) {
+		return nil, fault.Newf("stop workload", fault.Unsupported, w.subject(), "container %s has no volume that outlives its pod: restore a logical backup into the server as it runs", own.Name)
+	}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: w.named("-stand-in")}, Spec: *spec}, nil
+}
+
+// container is a copy of a container of the template: the named one, else the one that its pods name as their default.
+func (w stoppable) container(name string) (corev1.Container, error) {
+	template := w.template.DeepCopy()
+	like := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: w.meta.Name, Annotations: template.Annotations}, Spec: template.Spec}
+	_, name, err := containerOf(&like, name)
+	if err != nil {
+		return corev1.Container{}, err
+	}
+	return template.Spec.Containers[slices.IndexFunc(template.Spec.Containers, func(c corev1.Container) bool { return c.Name == name })], nil
+}
+
+// mounted are the volumes that a container mounts. A claim's takes the place of one of its name.
+func (w stoppable) mounted(own corev1.Container) []corev1.Volume {
+	named := map[string]bool{}
+	return slices.DeleteFunc(append(w.claimed(), w.template.DeepCopy().Spec.Volumes...), func(v corev1.Volume) bool {
 		again := named[v.Name]
 		named[v.Name] = true
 		return again || !slices.ContainsFunc(own.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name })
 	})
-	if !slices.ContainsFunc(spec.Volumes, lasts) {
-		return nil, fault.Newf("stop workload", fault.Unsupported, w.subject(), "container %s has no volume that outlives its pod: restore a logical backup into the server as it runs", name)
-	}
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.meta.Namespace, Name: standInName(w.meta.Name)}, Spec: *spec}, nil
+}
+
+// named is the workload's name and what a pod for it is, within the 63 characters of a host's name.
+func (w stoppable) named(what string) string {
+	return strings.TrimRight(w.meta.Name[:min(len(w.meta.Name), 63-len(what))], "-.") + what
 }
 
 // claimed are the volumes of a StatefulSet's pod by its claims.
@@ -253,11 +271,6 @@ func (w stoppable) claimed() []corev1.Volume {
 func lasts(v corev1.Volume) bool {
 	s := v.VolumeSource
 	return s.EmptyDir == nil && s.Ephemeral == nil && s.ConfigMap == nil && s.Secret == nil && s.Projected == nil && s.DownwardAPI == nil && s.Image == nil
-}
-
-// standInName is the workload's and what it is, within the 63 characters of a host's name.
-func standInName(workload string) string {
-	return strings.TrimRight(workload[:min(len(workload), 54)], "-.") + "-stand-in"
 }
 
 // Guard ends the returned context when somebody starts the workload again: two programs on one folder destroy it.
