@@ -14,8 +14,8 @@ import (
 )
 
 // breakGlass is a shell script: what it does by hand is what `muster rebuild` does. Everything that
-// comes from a document or a manifest stands in quotes.
-const breakGlass = `# Bring recovery point {{.Manifest.ID}} of cluster {{q .Manifest.Cluster}} back with kopia, etcdutl, tar and kubectl alone.
+// comes from a document or a manifest stands in quotes, or in a comment as one line.
+const breakGlass = `# Bring recovery point {{line .Manifest.ID}} of cluster {{line .Manifest.Cluster}} back with kopia, etcdutl, tar and kubectl alone.
 # Needs: the key file, and root over SSH on one blank machine for each below, under the same name and
 # address, with container runtime, kubelet and tar.
 
@@ -28,7 +28,7 @@ sha256sum --check --quiet <<'SUMS'
 {{range .Sums}}{{.}}
 {{end}}SUMS
 {{range .Manifest.Machines}}{{$machine := .}}
-# 2. {{q .Name}} ({{.Role}}), captured at {{.Address}}: stop the kubelet, fill the machine.
+# 2. {{line .Name}} ({{line .Role}}), captured at {{line .Address}}: stop the kubelet, fill the machine.
 ssh {{$.Root .}} systemctl stop kubelet
 ssh {{$.Root .}} {{q $.Unpack}} < {{q (print "./point/" .Rootfs.Path)}}
 {{- range .Devices}}
@@ -51,7 +51,12 @@ ssh {{.FirstControlPlane}} 'until kubectl --kubeconfig /etc/kubernetes/admin.con
 
 # 5. Look.
 ssh {{.FirstControlPlane}} kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes,pods -A
-`
+{{with .Manifest.Databases}}
+# 6. Databases: docs/break-glass.md has the commands for each engine.
+{{- range .}}
+# {{line .Name}}: {{line .Engine}} {{line .Server}}, {{line .Mode}}, in ./point/{{line .Path}}
+{{- end}}
+{{end}}`
 
 type breakGlassData struct {
 	Manifest repository.Manifest
@@ -141,7 +146,7 @@ func printBreakGlass(out io.Writer, m repository.Manifest, p repository.Point, d
 			data.Cluster += member.Name + "=" + member.PeerURLs[0]
 		}
 	}
-	parsed, err := template.New("break-glass").Funcs(template.FuncMap{"q": machine.Quote}).Parse(breakGlass)
+	parsed, err := template.New("break-glass").Funcs(template.FuncMap{"q": machine.Quote, "line": printable}).Parse(breakGlass)
 	if err != nil {
 		return fault.New("print break-glass", fault.Internal, m.ID, err)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/musterdr/muster/state/repository"
@@ -25,7 +27,7 @@ func printManifest(out io.Writer, m repository.Manifest) error {
 		if volume.PVC != "" {
 			name = volume.PVC + " (" + volume.ID + ")"
 		}
-		fmt.Fprintf(out, "  volume %s: %s at %s, %s, %s, in the %s\n", name, volume.Provider, volume.Storage, bytesText(volume.Size), volume.Consistency, placeText(volume.Mode))
+		fmt.Fprintf(out, "  volume %s: %s at %s, %s, %s, in the %s%s\n", name, volume.Provider, volume.Storage, bytesText(volume.Size), volume.Consistency, placeText(volume.Mode), heldText(volume))
 	}
 	for _, left := range m.VolumesLeft {
 		fmt.Fprintf(out, "  volume %s: not captured: %s\n", left.Subject, left.Reason)
@@ -66,6 +68,18 @@ func printDatabases(out io.Writer, m repository.Manifest) {
 		}
 		fmt.Fprintf(out, "  logs of database %s: %d files, %s, %s, complete at %s\n", logs.Name, len(logs.Logs), bytesText(bytes), reach, logs.Taken.Format(time.RFC3339))
 	}
+}
+
+// heldText names what was held still meanwhile.
+func heldText(v repository.VolumeLayer) string {
+	held := slices.Clone(v.Quiesced)
+	for _, d := range v.QuiescedDatabases {
+		held = append(held, "database "+d.Name)
+	}
+	if len(held) == 0 {
+		return ""
+	}
+	return ", held still: " + strings.Join(held, ", ")
 }
 
 func placeText(mode repository.VolumeMode) string {

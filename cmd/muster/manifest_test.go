@@ -6,8 +6,42 @@ import (
 	"testing"
 	"time"
 
+	"github.com/musterdr/muster/plans"
 	"github.com/musterdr/muster/state/repository"
 )
+
+func TestManifestTellsWhatWasHeldStill(t *testing.T) {
+	m := repository.Manifest{Volumes: []repository.VolumeLayer{{
+		ID: "vol-1", Provider: "ceph", Storage: "disks", Size: 1 << 30, Consistency: repository.ApplicationConsistent, Mode: repository.VolumeSnapshot,
+		Quiesced: []string{"shop/cart-0"}, QuiescedDatabases: []repository.QuiescedDatabase{{Name: "shop/ledger"}},
+	}}}
+	var out bytes.Buffer
+	if err := printManifest(&out, m); err != nil {
+		t.Fatal(err)
+	}
+	if want := "in the backend's snapshot alone, held still: shop/cart-0, database shop/ledger\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("%q is not in\n%s", want, out.String())
+	}
+}
+
+func TestBreakGlassNamesDatabases(t *testing.T) {
+	m := repository.Manifest{ID: "prod-1", Cluster: "prod", Databases: []repository.DatabaseLayer{
+		{Name: "shop/ledger", Engine: "postgresql", Server: "15.8'; reboot\nreboot", Mode: "logical", Path: "databases/shop/ledger"},
+	}}
+	var out bytes.Buffer
+	err := printBreakGlass(&out, m, repository.Point{Root: "k1"}, &plans.Repository{Spec: plans.RepositorySpec{URL: "file:///srv/backup", KeyFile: "muster.key"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(line, "reboot") {
+			t.Error("what a server said became a command")
+		}
+	}
+	if want := "# shop/ledger: postgresql 15.8'; reboot reboot, logical, in ./point/databases/shop/ledger\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("%q is not in\n%s", want, out.String())
+	}
+}
 
 func TestManifestTellsOfDatabases(t *testing.T) {
 	taken := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -108,7 +108,7 @@ func (a *app) authorityOfStep(ctx context.Context, checked *plans.Checked, spec 
 	if err != nil {
 		return nil, fault.Newf("read settings", fault.Invalid, spec.ID, "what it needs is known when it runs: give it fixed settings to print a role of: %w", err)
 	}
-	return authorized.Authority(ctx, client)
+	return authorized.Authority(ctx, client, checked.Cluster)
 }
 
 // everywhere lifts permissions out of their namespaces.

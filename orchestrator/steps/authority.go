@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/musterdr/muster/orchestrator/cluster"
+	"github.com/musterdr/muster/plans"
 )
 
 // Authority is what somebody needs of the Kubernetes API, by who that is: "" is the runner, with the
@@ -15,13 +16,13 @@ type Authority map[string][]cluster.Permission
 // Authorized is implemented by steps that need it. Steps that work on machines bring the cluster's own
 // administrator, and need nothing.
 type Authorized interface {
-	// Authority lists what the step needs of the cluster that a client talks to. The client is nil where
-	// no cluster answers: then the step names every kind that it may meet.
-	Authority(ctx context.Context, client *cluster.Client) (Authority, error)
+	// Authority lists what the step needs of the cluster that a client talks to, and that a document, which may be
+	// nil, describes. The client is nil where no cluster answers: then the step names every kind that it may meet.
+	Authority(ctx context.Context, client *cluster.Client, document *plans.Cluster) (Authority, error)
 }
 
 // Authority implements Authorized.
-func (s *CaptureNamespaces) Authority(ctx context.Context, client *cluster.Client) (Authority, error) {
+func (s *CaptureNamespaces) Authority(ctx context.Context, client *cluster.Client, _ *plans.Cluster) (Authority, error) {
 	wanted, err := cluster.SelectedPermissions(ctx, client, s.selection(), "list")
 	if err != nil {
 		return nil, err
@@ -35,7 +36,7 @@ func (s *CaptureNamespaces) Authority(ctx context.Context, client *cluster.Clien
 
 // Authority implements Authorized. Which kinds come, the recovery point decides, and definitions in it
 // make kinds that the cluster does not know yet.
-func (s *ReplayNamespaces) Authority(ctx context.Context, _ *cluster.Client) (Authority, error) {
+func (s *ReplayNamespaces) Authority(ctx context.Context, _ *cluster.Client, _ *plans.Cluster) (Authority, error) {
 	wanted, err := cluster.SelectedPermissions(ctx, nil, s.selection(), "create", "delete", "get", "list", "patch", "update")
 	if s.As != nil {
 		return Authority{"": {s.As.Handover()}, s.As.ServiceAccount: wanted}, err
@@ -47,13 +48,13 @@ func (s *ReplayNamespaces) Authority(ctx context.Context, _ *cluster.Client) (Au
 }
 
 // Authority implements Authorized.
-func (s *VerifyCluster) Authority(ctx context.Context, _ *cluster.Client) (Authority, error) {
+func (s *VerifyCluster) Authority(ctx context.Context, _ *cluster.Client, _ *plans.Cluster) (Authority, error) {
 	wanted, err := cluster.SelectedPermissions(ctx, nil, cluster.Selection{}, "list")
 	return Authority{"": wanted}, err
 }
 
 // Authority implements Authorized.
-func (s *CaptureVolumes) Authority(context.Context, *cluster.Client) (Authority, error) {
+func (s *CaptureVolumes) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
 	var wanted []cluster.Permission
 	if len(s.Tags) == 0 {
 		for _, resource := range []string{"persistentvolumes", "persistentvolumeclaims", "pods"} {
@@ -63,17 +64,51 @@ func (s *CaptureVolumes) Authority(context.Context, *cluster.Client) (Authority,
 	if len(s.Quiesce.Hooks) > 0 {
 		wanted = append(wanted, programs("")...)
 	}
-	return Authority{"": wanted}, nil
+	if len(s.Quiesce.Databases) == 0 {
+		return Authority{"": wanted}, nil
+	}
+	databases, err := reaching(document, s.Quiesce.Databases)
+	return Authority{"": append(wanted, databases...)}, err
 }
 
 // Authority implements Authorized.
-func (s *BindVolumes) Authority(context.Context, *cluster.Client) (Authority, error) {
+func (s *BackupDatabases) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
+	wanted, err := reaching(document, s.Databases)
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *ArchiveLogs) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
+	wanted, err := reaching(document, s.Databases)
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *VerifyDatabases) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
+	wanted, err := reaching(document, s.Databases)
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized. The recovery point decides for which databases a stand-in takes a workload's place.
+func (s *RestoreDatabases) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
+	wanted, err := makingPods(document, s.Databases, "list", "patch")
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *TestDatabases) Authority(_ context.Context, _ *cluster.Client, document *plans.Cluster) (Authority, error) {
+	wanted, err := makingPods(document, s.Databases, "list")
+	return Authority{"": wanted}, err
+}
+
+// Authority implements Authorized.
+func (s *BindVolumes) Authority(context.Context, *cluster.Client, *plans.Cluster) (Authority, error) {
 	volumes := permit("", "persistentvolumes", "", "create", "delete", "get", "update")
 	return Authority{"": append(volumes, permit("", "persistentvolumeclaims", "", "create", "delete", "get")...)}, nil
 }
 
 // Authority implements Authorized.
-func (s *RunCommand) Authority(context.Context, *cluster.Client) (Authority, error) {
+func (s *RunCommand) Authority(context.Context, *cluster.Client, *plans.Cluster) (Authority, error) {
 	if s.On != InPod {
 		return nil, nil
 	}
@@ -81,7 +116,7 @@ func (s *RunCommand) Authority(context.Context, *cluster.Client) (Authority, err
 }
 
 // Authority implements Authorized.
-func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client) (Authority, error) {
+func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client, _ *plans.Cluster) (Authority, error) {
 	if s.Objects == nil {
 		return nil, nil
 	}
@@ -96,6 +131,63 @@ func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client) (Author
 		}
 	}
 	return Authority{"": permit(kinds.Group, kinds.Name, s.Objects.Namespace, "list", "watch")}, nil
+}
+
+// makingPods is what reaching databases needs, and a pod that is made like those of their workloads.
+func makingPods(document *plans.Cluster, patterns []string, verbs ...string) ([]cluster.Permission, error) {
+	wanted, err := reaching(document, patterns)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := chosenDatabases(document, patterns)
+	for _, d := range chosen {
+		if d.Pod == nil {
+			continue
+		}
+		wanted = append(wanted, permit("", "pods", d.Pod.Namespace, "create", "delete")...)
+		for _, kind := range []string{"statefulsets", "deployments"} {
+			wanted = append(wanted, permit("apps", kind, d.Pod.Namespace, verbs...)...)
+		}
+	}
+	return wanted, err
+}
+
+// reaching is what the tools of databases need: the pods in which they run, and the Secrets that entries name.
+func reaching(document *plans.Cluster, patterns []string) ([]cluster.Permission, error) {
+	chosen, err := chosenDatabases(document, patterns)
+	var wanted []cluster.Permission
+	for _, d := range chosen {
+		if d.Pod != nil {
+			wanted = append(wanted, programs(d.Pod.Namespace)...)
+		}
+		if d.Helper != nil {
+			wanted = append(append(wanted, programs(d.Helper.Namespace)...), permit("", "pods", d.Helper.Namespace, "create", "delete")...)
+		}
+		for _, secret := range d.Secrets {
+			if key := secret.Key; key != nil {
+				wanted = append(wanted, cluster.Permission{Verb: "get", Resource: "secrets", Namespace: key.Namespace, Name: key.Name})
+			}
+		}
+	}
+	return wanted, err
+}
+
+// chosenDatabases are a document's that fit one of the patterns.
+func chosenDatabases(document *plans.Cluster, patterns []string) ([]plans.Database, error) {
+	if document == nil {
+		return nil, nil
+	}
+	var chosen []plans.Database
+	for _, d := range document.Spec.Databases {
+		taken, err := matchesName(d.Name, patterns)
+		if err != nil {
+			return nil, err
+		}
+		if taken {
+			chosen = append(chosen, d)
+		}
+	}
+	return chosen, nil
 }
 
 // programs is what a program in a pod needs. A websocket is opened with get, and since Kubernetes 1.35 the

@@ -240,12 +240,3 @@ func (s *TestDatabases) Summarize(receipt orchestrator.Receipt) (orchestrator.Su
 	text := fmt.Sprintf("%s: %d tables equal, %d invariants hold, up after %.0f s", r.Database, r.Tables, r.Invariants, r.Seconds)
 	return orchestrator.Summary{Layer: "restore tests", Unit: "databases", Expected: 1, Done: 1, Bytes: r.Bytes, Text: text}, err
 }
-
-// Authority implements Authorized.
-func (s *TestDatabases) Authority(context.Context, *cluster.Client) (Authority, error) {
-	wanted := append(programs(""), permit("", "pods", "", "create", "delete")...)
-	for _, resource := range []string{"statefulsets", "deployments"} {
-		wanted = append(wanted, permit("apps", resource, "", "list")...)
-	}
-	return Authority{"": wanted}, nil
-}
