@@ -30,6 +30,7 @@ type podServer struct {
 	// judge tells how many transactions the books hold, and what is wrong with them.
 	judge func(books []byte) (transactions int, wrong string)
 	bank  bank
+	tick  time.Duration // of the times in its log
 }
 
 const podData = "/var/lib/server" // where pods have their volume
@@ -65,7 +66,7 @@ create table log (number bigint primary key, source int not null, target int not
 insert into account select seq, 1000 from seq_0_to_9999;
 create table bulk as select seq, md5(rand()) from seq_1_to_500000;
 `,
-		books: readBooks, judge: judgeLedger,
+		books: readBooks, judge: judgeLedger, tick: time.Second,
 		bank: bank{transaction: func(n int) string {
 			return strings.Replace(postgresTransaction(n), `\echo `+fmt.Sprint(n), fmt.Sprintf("select %d;", n), 1)
 		}},
@@ -301,17 +302,15 @@ func TestDatabasesInPods(t *testing.T) {
 	must(t, s.readAdministrator())
 	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
 		for _, g := range groups {
-			var names []string
-			for _, p := range g.servers {
-				names = append(names, p.name())
-			}
-			fmt.Fprintf(f, podPlans, g.name, strings.Join(names, ", "), g.mode)
+			fmt.Fprintf(f, podPlans, g.name, namesOf(g.servers), g.mode)
 		}
 	})
 	for _, p := range servers {
 		p.begin(t, s)
 	}
 
+	rolled := []*podServer{postgres, maria}
+	s.beginArchive(t, rolled)
 	points := s.backUpThroughBreaks(t, groups)
 	// It is the container's first process: children of scripts that were killed may not be left to it.
 	logs, err := s.Lab.Kubectl(t.Context(), "logs", "--namespace", workload.BankNamespace, workload.ServerPod(postgres.Name))
@@ -319,6 +318,7 @@ func TestDatabasesInPods(t *testing.T) {
 	if strings.Contains(logs, "terminating any other active server processes") {
 		t.Errorf("PostgreSQL has crashed:\n%s", lastLines(logs, 20))
 	}
+	moment := s.pickMoment(t, rolled)
 	for _, p := range servers {
 		must(t, p.bank.await(t.Context(), 20)) // the loss costs something
 		p.lose(t, s)
@@ -330,6 +330,7 @@ func TestDatabasesInPods(t *testing.T) {
 			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
 		}
 	}
+	s.restoreMoment(t, rolled, moment)
 	found, err := s.FindSecrets(endWatch())
 	must(t, err)
 	objects, err := s.Lab.Kubectl(t.Context(), "get", "events,pods,statefulsets", "--all-namespaces", "--output", "yaml")
