@@ -3,6 +3,7 @@
 package ceph
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -25,8 +26,9 @@ type cluster struct {
 
 	mu     sync.Mutex
 	conn   *rados.Conn
-	fenced bool     // the cluster has blocklisted this client, or shall: only another connection helps
-	lost   []string // addresses of clients that were given up and are to be blocklisted
+	fenced bool                            // the cluster has blocklisted this client, or shall: only another connection helps
+	lost   []string                        // addresses of clients that were given up and are to be blocklisted
+	silent struct{ first, last time.Time } // calls that ended by the timeout, one soon after the other
 }
 
 // connect connects, and refuses wrong credentials and pools that are not there.
@@ -150,14 +152,36 @@ func addressesIn(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == '[' || r == ']' || r == ',' })
 }
 
-// note looks whether an error says that this client was fenced.
+// note looks whether an error says that this client was fenced, or hears nothing any more.
 func (c *cluster) note(err error) error {
-	if errno(err) == syscall.ESHUTDOWN {
+	switch errno(err) {
+	case syscall.ESHUTDOWN:
 		c.mu.Lock()
 		c.fenced = true
 		c.mu.Unlock()
+	case syscall.ETIMEDOUT:
+		if c.deaf(time.Now()) {
+			return errors.Join(err, c.giveUp())
+		}
 	}
 	return err
+}
+
+// deaf reports whether calls have ended by the timeout for long. After an OSD had begun anew, clients of Ceph 16 were
+// seen that never asked for the map with its address, while others reached it.
+func (c *cluster) deaf(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	long := 5 * c.timeout
+	if now.Sub(c.silent.last) > long {
+		c.silent.first = now
+	}
+	c.silent.last = now
+	if now.Sub(c.silent.first) < long {
+		return false
+	}
+	c.silent.first = now // the next client has as long
+	return true
 }
 
 // pool opens a pool with a namespace. Writes into a full pool fail instead of waiting.

@@ -111,13 +111,12 @@ func TestMonitorGone(t *testing.T) {
 	empty(t, c, p, testceph.Pool)
 }
 
-// TestDiskGone has the only OSD stand still in the middle of a write, and of a read, until it is started anew: one
-// that goes on may leave operations waiting for ever, as Ceph 16 does with one copy of everything.
+// TestDiskGone has the only OSD stand still in the middle of a write until it is started anew: one that goes on may
+// leave operations waiting for ever, as Ceph 16 does with one copy of everything.
 func TestDiskGone(t *testing.T) {
 	c := need(t)
 	p := open(t, quick)
 	stop, _ := halting(t, c, testceph.OSD)
-	back := func() error { return restarted(t.Context(), c) }
 	r := request(t, 64)
 	_, err := p.Write(t.Context(), r, blocks(64, func(n int) error {
 		if n != 2 {
@@ -126,23 +125,32 @@ func TestDiskGone(t *testing.T) {
 		return stop()
 	}))
 	refused(t, err, fault.Transient)
-	must(t, back())
+	must(t, restarted(t.Context(), c))
 	var v providers.Volume
 	again(t, func() (err error) { // at first the client that has the image locked is given up
 		v, err = p.Write(t.Context(), r, blocks(64, nil))
 		return err
 	})
 	holds(t, c, v, 64)
+	must(t, p.DeleteVolume(t.Context(), v.Handle))
+	empty(t, c, p, testceph.Pool)
+}
 
+// TestDiskBack is the same of a read. Its client may hear of the OSD that is back never again: another takes its place.
+func TestDiskBack(t *testing.T) {
+	c := need(t)
+	p := open(t, quick)
+	stop, _ := halting(t, c, testceph.OSD)
+	v := write(t, p, request(t, 64), nil)
 	n := snapshot(t, p, v)
-	err = p.Read(t.Context(), all(n), func(b providers.Block) error {
+	err := p.Read(t.Context(), all(n), func(b providers.Block) error {
 		if b.Offset != 0 {
 			return nil
 		}
 		return stop()
 	})
 	refused(t, err, fault.Transient)
-	must(t, back())
+	must(t, restarted(t.Context(), c))
 	again(t, func() error { return p.Read(t.Context(), all(n), func(providers.Block) error { return nil }) })
 	must(t, p.DeleteSnapshot(t.Context(), n.Handle))
 	must(t, p.DeleteVolume(t.Context(), v.Handle))
