@@ -170,7 +170,7 @@ func (f *filesystem) each(folder string, see func(*cephfs.DirEntryPlus) error) e
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // nothing was written
+	defer dir.Close() // nothing was written
 	for {
 		e, err := dir.ReadDirPlus(cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
 		if err != nil || e == nil {

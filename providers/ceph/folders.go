@@ -270,7 +270,7 @@ func (p *Provider) deleteFolder(ctx context.Context, op string, at place) error 
 		if err != nil {
 			return gone(err)
 		}
-		if m == nil && !(strings.HasPrefix(at.Path, p.settings.VolumeFolder+"/") && ownName.MatchString(at.Path)) {
+		if m == nil && (!strings.HasPrefix(at.Path, p.settings.VolumeFolder+"/") || !ownName.MatchString(at.Path)) {
 			if _, err := f.mount.Statx(at.Path, cephfs.StatxBasicStats, 0); err != nil {
 				return gone(err)
 			}

@@ -49,13 +49,6 @@ func (p place) pool() string {
 	return p.Pool + "/" + p.Namespace
 }
 
-func (p place) content() providers.Content {
-	if p.FS != "" {
-		return providers.ContentFiles
-	}
-	return providers.ContentBlocks
-}
-
 // moment names a snapshot of a place. ID is 0 for folders: their snapshots are known by inode.
 type moment struct {
 	place

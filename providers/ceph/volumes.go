@@ -281,7 +281,7 @@ func (i *image) free(op string) error {
 	if err != nil {
 		return wrap(op, i.at.String(), err)
 	}
-	if len(others) > 0 && !(i.marks.volume != nil && i.marks.volume.State == writing) {
+	if len(others) > 0 && (i.marks.volume == nil || i.marks.volume.State != writing) {
 		return fault.Newf(op, fault.Busy, i.at.String(), "clients %v have it open: rbd status %s", others, i.at)
 	}
 	return nil
