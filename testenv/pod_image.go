@@ -13,24 +13,26 @@ import (
 // Images for pods, each with everything else that Debian's minimal system has. Only the machines that ask for one
 // among their Images have it.
 const (
-	PostgresImage   = "lab.local/postgres:15"
-	MariaDBImage    = "lab.local/mariadb:10.11"
-	MongoDBImage    = "lab.local/mongodb:ferretdb" // FerretDB, with MongoDB's own tools and shell
-	OpenSearchImage = "lab.local/opensearch:2"
+	PostgresImage      = "lab.local/postgres:15"
+	MariaDBImage       = "lab.local/mariadb:10.11"
+	MongoDBImage       = "lab.local/mongodb:ferretdb" // FerretDB, with MongoDB's own tools and shell
+	OpenSearchImage    = "lab.local/opensearch:2"
+	ElasticsearchImage = "lab.local/elasticsearch:7.10"
 )
 
-// podImage tells how an image is made: files/<name>-image puts it into a root filesystem, files/<name>-entrypoint is
-// what it runs, and the folder that more gives, if there is one, is /opt/<name> in it.
+// podImage tells how an image is made: files/<scripts>-image puts it into a root filesystem, files/<scripts>-entrypoint
+// is what it runs, and the folder that more gives, if there is one, is /opt/<name> in it.
 type podImage struct {
-	name, title string
-	more        func(ctx context.Context) (string, error)
+	name, scripts, title string
+	more                 func(ctx context.Context) (string, error)
 }
 
 var podImages = map[string]podImage{
-	PostgresImage:   {"postgres", "PostgreSQL 15", nil},
-	MariaDBImage:    {"mariadb", "MariaDB 10.11", nil},
-	MongoDBImage:    {"mongodb", "FerretDB and MongoDB's tools", MongoDB},
-	OpenSearchImage: {"opensearch", "OpenSearch 2", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch") }},
+	PostgresImage:      {"postgres", "postgres", "PostgreSQL 15", nil},
+	MariaDBImage:       {"mariadb", "mariadb", "MariaDB 10.11", nil},
+	MongoDBImage:       {"mongodb", "mongodb", "FerretDB and MongoDB's tools", MongoDB},
+	OpenSearchImage:    {"opensearch", "search", "OpenSearch 2", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch") }},
+	ElasticsearchImage: {"elasticsearch", "search", "Elasticsearch 7.10", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch/elasticsearch") }},
 }
 
 // minimal is Debian's minimal system.
@@ -47,7 +49,7 @@ func (b *builder) minimal(ctx context.Context) (string, error) {
 // podImage makes an image's tar.
 func (b *builder) podImage(ctx context.Context, image string) (string, error) {
 	made := podImages[image]
-	setup, entrypoint := "files/"+made.name+"-image", "files/"+made.name+"-entrypoint"
+	setup, entrypoint := "files/"+made.scripts+"-image", "files/"+made.scripts+"-entrypoint"
 	scripts, err := embedded(setup, entrypoint)
 	if err != nil {
 		return "", err

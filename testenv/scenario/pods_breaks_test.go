@@ -14,9 +14,9 @@ type breakage struct {
 }
 
 // onMachine kills processes; it does not matter whether there are any.
-func onMachine(t *testing.T, s *Scenario, pattern string) {
+func onMachine(t *testing.T, s *Scenario, which string) {
 	t.Helper()
-	if _, err := s.Lab.Exec(t.Context(), s.Members()[0], "pkill -9 '"+pattern+"' || :", nil); err != nil {
+	if _, err := s.Lab.Exec(t.Context(), s.Members()[0], "pkill -9 "+which+" || :", nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -24,21 +24,20 @@ func onMachine(t *testing.T, s *Scenario, pattern string) {
 var breakages = []breakage{
 	{"the tools are killed", func(t *testing.T, s *Scenario, _ func()) {
 		t.Helper()
-		onMachine(t, s, "^(pg_dump|pg_basebackup|mariadb-dump|mariadb-backup|mongodump|tar)$")
+		onMachine(t, s, "'^(pg_dump|pg_basebackup|mariadb-dump|mariadb-backup|mongodump|tar)$'")
+		onMachine(t, s, "-f '^curl -q '") // those of writers and probes have other arguments
 	}},
 	{"the API server is killed", func(t *testing.T, s *Scenario, _ func()) {
 		t.Helper()
-		onMachine(t, s, "^kube-apiserver$")
+		onMachine(t, s, "'^kube-apiserver$'")
 	}},
 	{"muster is killed", func(_ *testing.T, _ *Scenario, kill func()) { kill() }},
 }
 
-// breaks is how often a backup is broken.
-const breaks = 10
-
-// backUpThroughBreaks backs up each group, and then again, broken at random moments. A run ends well, by itself or when
-// it is resumed, with one recovery point that is whole; until then there is none. It returns each group's last point.
-func (s *Scenario) backUpThroughBreaks(t *testing.T, groups []podGroup) map[string]podPoint {
+// backUpThroughBreaks backs up each group, and the first ones then again, broken at random moments. A run ends well, by
+// itself or when it is resumed, with one recovery point that is whole; until then there is none. It returns each group's
+// last point.
+func (s *Scenario) backUpThroughBreaks(t *testing.T, groups []podGroup, first int) map[string]podPoint {
 	t.Helper()
 	points, typical := map[string]podPoint{}, map[string]time.Duration{}
 	for _, g := range groups {
@@ -47,9 +46,8 @@ func (s *Scenario) backUpThroughBreaks(t *testing.T, groups []podGroup) map[stri
 		typical[g.name] = time.Since(began)
 		points[g.name] = s.newestOf(t, g)
 	}
-	groups = groups[:3] // a shell of MongoDB's takes seconds to begin
-	for n := range breaks {
-		g, broken := groups[n%len(groups)], breakages[(n+n/len(groups))%len(breakages)]
+	for n := range first * len(breakages) { // each is broken in each way
+		g, broken := groups[n%first], breakages[(n%first+n/first)%len(breakages)]
 		at := time.Duration(rand.Float64() * float64(typical[g.name]))
 		what := fmt.Sprintf("%d, %s: %s after %s of %s", n, g.name, broken.name, at.Round(time.Millisecond), typical[g.name].Round(time.Millisecond))
 		s.backUpBroken(t, what, g.name, broken, at)

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/workload"
 )
@@ -129,33 +127,6 @@ for (let line; (line = next()) !== null;) {
 }
 `
 
-// opensearchPod has a writer that logs numbered transfers.
-func opensearchPod() *podServer {
-	return &podServer{
-		Server: workload.Server{
-			Name: "search", Image: testenv.OpenSearchImage, Program: "/usr/local/bin/opensearch-entrypoint", Password: "UNUSED_PASSWORD",
-			Env:   map[string]string{"DATA": podData + "/data", "SNAPSHOTS": podData + "/snapshots"},
-			Ready: []string{"curl", "--silent", "--fail", "--output", "/dev/null", "http://127.0.0.1:9200/_cluster/health?wait_for_status=yellow&timeout=2s"},
-		},
-		engine: "opensearch", settings: "{scheme: http, folder: " + podData + "/snapshots}", secrets: "{}",
-		client: opensearchBank, open: "open\n", books: "books\n",
-		judge: judgeLog,
-		bank:  bank{transaction: plainTransaction},
-	}
-}
-
-const opensearchBank = `
-call() { curl --silent --show-error --fail --header 'Content-Type: application/json' "$@"; }
-log=http://127.0.0.1:9200/log
-while read -r n source target amount; do
-  case $n in
-  open) call --request PUT $log --output /dev/null --data '{"settings": {"number_of_shards": 1, "number_of_replicas": 0, "index.max_result_window": 1000000}, "mappings": {"properties": {"n": {"type": "long"}}}}' ;;
-  books) call --request POST $log/_refresh --output /dev/null; call "$log/_search?size=1000000&filter_path=hits.hits._source" --data '{"sort": ["n"]}' | tr '}' '\n' | sed -n 's/.*"line":"\([^"]*\)".*/\1/p' ;;
-  *) call --request PUT "$log/_doc/$n" --output /dev/null --data "{\"n\": $n, \"line\": \"$n $source $target $amount\"}" && echo $n ;;
-  esac
-done
-`
-
 func plainTransaction(n int) string {
 	source, target, amount := transfer(n)
 	return fmt.Sprintf("%d %d %d %d\n", n, source, target, amount)
@@ -211,22 +182,25 @@ func (p *podServer) begin(t *testing.T, s *Scenario) {
 	must(t, p.bank.start(t.Context(), p.command(t, s, p.client)))
 }
 
-// lose ends the server and takes its volume's content away; the pod starts over an empty one.
-func (p *podServer) lose(t *testing.T, s *Scenario) {
+// lose ends servers and takes their volumes' content away; the pods start over empty ones.
+func (s *Scenario) lose(t *testing.T, servers []*podServer) {
 	t.Helper()
-	scale := func(n string) {
-		out, err := s.Lab.Kubectl(t.Context(), "scale", "--namespace", workload.BankNamespace, "statefulset/"+p.Name, "--replicas="+n)
+	kubectl := func(args ...string) {
+		out, err := s.Lab.Kubectl(t.Context(), append(args, "--namespace", workload.BankNamespace)...)
 		if err != nil {
 			t.Fatal(err, out)
 		}
 	}
-	scale("0")
-	_, err := s.Lab.Kubectl(t.Context(), "wait", "--namespace", workload.BankNamespace, "--for=delete", "pod/"+workload.ServerPod(p.Name), "--timeout=120s")
-	must(t, err)
-	<-p.bank.done
-	_, err = s.Lab.Exec(t.Context(), s.Members()[0], "find "+p.Folder+" -mindepth 1 -delete", nil)
-	must(t, err)
-	scale("1")
+	for _, p := range servers {
+		kubectl("scale", "statefulset/"+p.Name, "--replicas=0")
+	}
+	for _, p := range servers {
+		kubectl("wait", "--for=delete", "pod/"+workload.ServerPod(p.Name), "--timeout=120s")
+		<-p.bank.done
+		_, err := s.Lab.Exec(t.Context(), s.Members()[0], "find "+p.Folder+" -mindepth 1 -delete", nil)
+		must(t, err)
+		kubectl("scale", "statefulset/"+p.Name, "--replicas=1")
+	}
 	s.awaitReady(t)
 }
 
@@ -282,36 +256,25 @@ spec:
 func TestDatabasesInPods(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t)
-	postgres, maria, docs, search := postgresPod(), mariadbPod(), mongodbPod(), opensearchPod()
-	servers := []*podServer{postgres, maria, docs, search}
+	postgres, maria, docs := postgresPod(), mariadbPod(), mongodbPod()
+	servers := []*podServer{postgres, maria, docs}
 	groups := []podGroup{
 		{"logical", "logical", []*podServer{postgres, maria}},
 		{"physical", "physical", []*podServer{postgres, maria}},
-		{"files", "files", []*podServer{search}},
 		{"documents", "logical", []*podServer{docs}},
 	}
-	cluster := testenv.Config{Name: "pods", ControlPlanes: 1}
-	for _, p := range servers {
-		cluster.Images = append(cluster.Images, p.Image)
-	}
-	s := volumeScenario(t, cluster, "")
+	s := podScenario(t, "pods", servers)
 	endWatch := WatchProcesses(t.Context())
-	client, err := kubeClient(s.Lab)
-	must(t, err)
-	s.startPods(t, client, servers)
+	s.startPods(t, servers)
 	must(t, s.readAdministrator())
-	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
-		for _, g := range groups {
-			fmt.Fprintf(f, podPlans, g.name, namesOf(g.servers), g.mode)
-		}
-	})
+	s.writePlans(t, groups)
 	for _, p := range servers {
 		p.begin(t, s)
 	}
 
 	rolled := []*podServer{postgres, maria}
 	s.beginArchive(t, rolled)
-	points := s.backUpThroughBreaks(t, groups)
+	points := s.backUpThroughBreaks(t, groups, 2) // a shell of MongoDB's takes seconds to begin
 	// It is the container's first process: children of scripts that were killed may not be left to it.
 	logs, err := s.Lab.Kubectl(t.Context(), "logs", "--namespace", workload.BankNamespace, workload.ServerPod(postgres.Name))
 	must(t, err)
@@ -319,17 +282,7 @@ func TestDatabasesInPods(t *testing.T) {
 		t.Errorf("PostgreSQL has crashed:\n%s", lastLines(logs, 20))
 	}
 	moment := s.pickMoment(t, rolled)
-	for _, p := range servers {
-		must(t, p.bank.await(t.Context(), 20)) // the loss costs something
-		p.lose(t, s)
-	}
-	for _, g := range groups {
-		must(t, s.Run(t.Context(), "restore-"+g.name, nil, "run", "restore-"+g.name, "--point", points[g.name].ID))
-		for _, p := range g.servers {
-			was := points[g.name].servers[p.name()]
-			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
-		}
-	}
+	s.loseAndRestore(t, servers, groups, points)
 	s.restoreMoment(t, rolled, moment)
 	found, err := s.FindSecrets(endWatch())
 	must(t, err)
@@ -343,19 +296,57 @@ func TestDatabasesInPods(t *testing.T) {
 	}
 }
 
-// startPods starts servers over folders of the machine, and names them in the Cluster document.
-func (s *Scenario) startPods(t *testing.T, client kubernetes.Interface, servers []*podServer) {
+// podScenario makes a cluster that has the servers' images.
+func podScenario(t *testing.T, name string, servers []*podServer) *Scenario {
 	t.Helper()
+	cluster := testenv.Config{Name: name, ControlPlanes: 1}
+	for _, p := range servers {
+		cluster.Images = append(cluster.Images, p.Image)
+	}
+	return volumeScenario(t, cluster, "")
+}
+
+// startPods starts servers over folders of the machine, and names them in the Cluster document.
+func (s *Scenario) startPods(t *testing.T, servers []*podServer) {
+	t.Helper()
+	client, err := kubeClient(s.Lab)
+	must(t, err)
 	s.Databases = "  databases:\n"
 	for _, p := range servers {
 		p.Mount, p.Folder = podData, "/srv/"+p.Name
-		_, err := s.Lab.Exec(t.Context(), s.Members()[0], "mkdir -p "+p.Folder+" && chown 999:999 "+p.Folder, nil)
+		folders := p.Folder + " " + p.Outside
+		_, err := s.Lab.Exec(t.Context(), s.Members()[0], "mkdir -p "+folders+" && chown 999:999 "+folders, nil)
 		must(t, err)
 		must(t, workload.StartServer(t.Context(), client, p.Server))
 		s.Databases += p.entry()
 	}
 	s.awaitReady(t)
 	must(t, s.Init(t.Context()))
+}
+
+func (s *Scenario) writePlans(t *testing.T, groups []podGroup) {
+	t.Helper()
+	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
+		for _, g := range groups {
+			fmt.Fprintf(f, podPlans, g.name, namesOf(g.servers), g.mode)
+		}
+	})
+}
+
+// loseAndRestore empties all servers, and then brings each group back.
+func (s *Scenario) loseAndRestore(t *testing.T, servers []*podServer, groups []podGroup, points map[string]podPoint) {
+	t.Helper()
+	for _, p := range servers {
+		must(t, p.bank.await(t.Context(), 20)) // the loss costs something
+	}
+	s.lose(t, servers)
+	for _, g := range groups {
+		must(t, s.Run(t.Context(), "restore-"+g.name, nil, "run", "restore-"+g.name, "--point", points[g.name].ID))
+		for _, p := range g.servers {
+			was := points[g.name].servers[p.name()]
+			p.restored(t, s, p.Name+" "+g.mode, was.least, was.most)
+		}
+	}
 }
 
 // podPoint is a recovery point, and between which transactions each server's instant lies.

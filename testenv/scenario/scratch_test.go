@@ -68,14 +68,10 @@ func TestScratchRestore(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t)
 	servers := []*podServer{postgresPod(), mariadbPod()}
-	cluster := testenv.Config{Name: "scratch", ControlPlanes: 1}
-	for _, p := range servers {
-		cluster.Images = append(cluster.Images, p.Image)
-	}
-	s := volumeScenario(t, cluster, "")
+	s := podScenario(t, "scratch", servers)
 	client, err := kubeClient(s.Lab)
 	must(t, err)
-	s.startPods(t, client, servers)
+	s.startPods(t, servers)
 	appendFile(t, s.path("muster.yaml"), func(f *bytes.Buffer) {
 		for _, mode := range []string{"logical", "physical"} {
 			fmt.Fprintf(f, scratchPlans, mode, workload.BankNamespace)

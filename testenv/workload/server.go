@@ -22,6 +22,7 @@ type Server struct {
 	Ready    []string          // a command that ends with 0 when the server takes connections
 	Mount    string            // where its volume is
 	Folder   string            // of the machine: the volume, which the user 999 may write
+	Outside  string            // another of the machine, which the user 999 may write, by its own path; or empty
 }
 
 // ServerPod is the pod of a Server.
@@ -69,6 +70,12 @@ func (s Server) template() corev1.PodTemplateSpec {
 	for name, value := range s.Env {
 		env = append(env, corev1.EnvVar{Name: name, Value: value})
 	}
+	mounts := []corev1.VolumeMount{{Name: "data", MountPath: s.Mount}}
+	var volumes []corev1.Volume
+	if s.Outside != "" {
+		mounts = append(mounts, corev1.VolumeMount{Name: "outside", MountPath: s.Outside})
+		volumes = append(volumes, corev1.Volume{Name: "outside", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: s.Outside}}})
+	}
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": s.Name}},
 		Spec: corev1.PodSpec{
@@ -76,9 +83,10 @@ func (s Server) template() corev1.PodTemplateSpec {
 			SecurityContext: &corev1.PodSecurityContext{RunAsUser: &user, RunAsGroup: &user, FSGroup: &user},
 			Containers: []corev1.Container{{
 				Name: "server", Image: s.Image, ImagePullPolicy: corev1.PullNever, Command: []string{s.Program}, Env: env,
-				VolumeMounts:   []corev1.VolumeMount{{Name: "data", MountPath: s.Mount}},
+				VolumeMounts:   mounts,
 				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: s.Ready}}},
 			}},
+			Volumes: volumes,
 		},
 	}
 }
