@@ -82,6 +82,11 @@ func searchDenied(t *testing.T, s *opensearch.Server) {
 	if _, err := searchBackup(t, allowed, database.BackupConfig{Digests: true}); err != nil {
 		t.Error(err)
 	}
+	// A list by name would wait for the index that is not there.
+	unlisted := account(opensearch.Password, map[string]string{"exclude": "nobody"}, "/_cat/indices/")
+	if problems, err := unlisted.Check(t.Context(), ""); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
 	_, err := searching{settings: map[string]string{"port": "1"}}.at(t, s).Check(t.Context(), "")
 	if fault.KindOf(err) != fault.Transient {
 		t.Error(err)
