@@ -440,6 +440,10 @@ func searchSnapshot(t *testing.T, source, target *opensearch.Server, shared stri
 	if definition := target.Must(t, "GET", "/_snapshot/kept", ""); !strings.Contains(definition, `"readonly":"true"`) {
 		t.Error(definition)
 	}
+	problems, err = into.Check(t.Context(), "snapshot")
+	if err != nil || fault.KindOf(into.Refused("check", problems)) != fault.Denied {
+		t.Error(problems, err)
+	}
 	if err := into.Restore(t.Context(), restore); err == nil || !strings.Contains(err.Error(), "it is there") {
 		t.Error(err)
 	}
