@@ -265,6 +265,7 @@ func TestDatabasesInPods(t *testing.T) {
 	}
 	s := podScenario(t, "pods", servers)
 	endWatch := WatchProcesses(t.Context())
+	s.Databases += postgres.fromHelper()
 	s.startPods(t, servers)
 	must(t, s.readAdministrator())
 	s.writePlans(t, groups)
@@ -284,6 +285,7 @@ func TestDatabasesInPods(t *testing.T) {
 	moment := s.pickMoment(t, rolled)
 	s.loseAndRestore(t, servers, groups, points)
 	s.restoreMoment(t, rolled, moment)
+	s.throughHelper(t, postgres, "drop table account; delete from log where number % 2 = 0;\n")
 	found, err := s.FindSecrets(endWatch())
 	must(t, err)
 	objects, err := s.Lab.Kubectl(t.Context(), "get", "events,pods,statefulsets", "--all-namespaces", "--output", "yaml")
@@ -303,7 +305,9 @@ func podScenario(t *testing.T, name string, servers []*podServer) *Scenario {
 	for _, p := range servers {
 		cluster.Images = append(cluster.Images, p.Image)
 	}
-	return volumeScenario(t, cluster, "")
+	s := volumeScenario(t, cluster, "")
+	s.Databases = "  databases:\n"
+	return s
 }
 
 // startPods starts servers over folders of the machine, and names them in the Cluster document.
@@ -311,7 +315,6 @@ func (s *Scenario) startPods(t *testing.T, servers []*podServer) {
 	t.Helper()
 	client, err := kubeClient(s.Lab)
 	must(t, err)
-	s.Databases = "  databases:\n"
 	for _, p := range servers {
 		p.Mount, p.Folder = podData, "/srv/"+p.Name
 		folders := p.Folder + " " + p.Outside
