@@ -125,7 +125,8 @@ func (c *cluster) connection() (*rados.Conn, error) {
 		c.conn, c.fenced = conn, false
 	}
 	for len(c.lost) > 0 {
-		if err := block(c.conn, c.lost[0]); err != nil {
+		err := block(c.conn, c.lost[0])
+		if err != nil && kindOf(err) != fault.Denied { // who may not fence may not lock images either
 			return nil, wrap("fence a lost client", c.where(), err)
 		}
 		c.lost = c.lost[1:]
