@@ -23,6 +23,7 @@ import (
 // what it wrote itself: the content of every table follows from the number of transactions.
 type bank struct {
 	transaction func(n int) string // statements in which money moves, and that print n
+	pause       time.Duration      // after each, of writers whose transactions cost much
 	session     *exec.Cmd
 	input       io.WriteCloser
 	done        chan struct{}
@@ -171,6 +172,7 @@ func (b *bank) write(from *bufio.Reader) error {
 		b.mu.Lock()
 		b.acked = append(b.acked, time.Now())
 		b.mu.Unlock()
+		time.Sleep(b.pause)
 	}
 }
 

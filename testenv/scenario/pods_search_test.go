@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/musterdr/muster/testenv"
 	"github.com/musterdr/muster/testenv/workload"
@@ -23,7 +24,7 @@ func searchPod(name, engine, image string) *podServer {
 		engine: engine, settings: "{scheme: http, folder: " + podData + "/snapshots, repository: kept, register: yes}", secrets: "{}",
 		client: searchBank, open: "open\n", books: "books\n",
 		judge: judgeSearch,
-		bank:  bank{transaction: plainTransaction},
+		bank:  bank{transaction: plainTransaction, pause: 50 * time.Millisecond},
 	}
 }
 
