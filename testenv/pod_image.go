@@ -14,25 +14,38 @@ import (
 // among their Images have it.
 const (
 	PostgresImage      = "lab.local/postgres:15"
+	PatroniImage       = "lab.local/patroni:3" // which runs PostgreSQL 15
 	MariaDBImage       = "lab.local/mariadb:10.11"
 	MongoDBImage       = "lab.local/mongodb:ferretdb" // FerretDB, with MongoDB's own tools and shell
 	OpenSearchImage    = "lab.local/opensearch:2"
 	ElasticsearchImage = "lab.local/elasticsearch:7.10"
 )
 
-// podImage tells how an image is made: files/<scripts>-image puts it into a root filesystem, files/<scripts>-entrypoint
-// is what it runs, and the folder that more gives, if there is one, is /opt/<name> in it.
+// podImage tells how an image is made: files/<scripts>-image puts it into a root filesystem, after that of the image that
+// it extends, files/<scripts>-entrypoint is what it runs, and the folder that more gives, if there is one, is /opt/<name>
+// in it.
 type podImage struct {
 	name, scripts, title string
+	extends              string
 	more                 func(ctx context.Context) (string, error)
 }
 
+// setups are the scripts that make the root filesystem.
+func (p podImage) setups() []string {
+	setups := []string{"files/" + p.scripts + "-image"}
+	if p.extends != "" {
+		setups = append(podImages[p.extends].setups(), setups...)
+	}
+	return setups
+}
+
 var podImages = map[string]podImage{
-	PostgresImage:      {"postgres", "postgres", "PostgreSQL 15", nil},
-	MariaDBImage:       {"mariadb", "mariadb", "MariaDB 10.11", nil},
-	MongoDBImage:       {"mongodb", "mongodb", "FerretDB and MongoDB's tools", MongoDB},
-	OpenSearchImage:    {"opensearch", "search", "OpenSearch 2", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch") }},
-	ElasticsearchImage: {"elasticsearch", "search", "Elasticsearch 7.10", func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch/elasticsearch") }},
+	PostgresImage:      {name: "postgres", scripts: "postgres", title: "PostgreSQL 15"},
+	PatroniImage:       {name: "patroni", scripts: "patroni", title: "Patroni 3", extends: PostgresImage},
+	MariaDBImage:       {name: "mariadb", scripts: "mariadb", title: "MariaDB 10.11"},
+	MongoDBImage:       {name: "mongodb", scripts: "mongodb", title: "FerretDB and MongoDB's tools", more: MongoDB},
+	OpenSearchImage:    {name: "opensearch", scripts: "search", title: "OpenSearch 2", more: func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch") }},
+	ElasticsearchImage: {name: "elasticsearch", scripts: "search", title: "Elasticsearch 7.10", more: func(ctx context.Context) (string, error) { return Jars(ctx, "opensearch/elasticsearch") }},
 }
 
 // minimal is Debian's minimal system.
@@ -49,8 +62,8 @@ func (b *builder) minimal(ctx context.Context) (string, error) {
 // podImage makes an image's tar.
 func (b *builder) podImage(ctx context.Context, image string) (string, error) {
 	made := podImages[image]
-	setup, entrypoint := "files/"+made.scripts+"-image", "files/"+made.scripts+"-entrypoint"
-	scripts, err := embedded(setup, entrypoint)
+	entrypoint := "files/" + made.scripts + "-entrypoint"
+	scripts, err := embedded(append(made.setups(), entrypoint)...)
 	if err != nil {
 		return "", err
 	}
@@ -74,12 +87,14 @@ func (b *builder) podImage(ctx context.Context, image string) (string, error) {
 				return err
 			}
 		}
-		script, err := embedded(setup)
-		if err != nil {
-			return err
-		}
-		if _, err := command(ctx, nil, "unshare", "--mount", "/bin/sh", "-euc", script, root); err != nil {
-			return err
+		for _, setup := range made.setups() {
+			script, err := embedded(setup)
+			if err != nil {
+				return err
+			}
+			if _, err := command(ctx, nil, "unshare", "--mount", "/bin/sh", "-euc", script, root); err != nil {
+				return err
+			}
 		}
 		return errors.Join(writeImage(dir, image, entrypoint, root), os.RemoveAll(root))
 	})

@@ -35,29 +35,47 @@ func ServerPassword(name string) string {
 
 // StartServer makes the objects of a server.
 func StartServer(ctx context.Context, client kubernetes.Interface, s Server) error {
+	if err := s.secret(ctx, client); err != nil {
+		return err
+	}
+	if err := s.volume(ctx, client, ServerPod(s.Name), s.Folder); err != nil {
+		return err
+	}
+	return s.start(ctx, client, appsv1.OrderedReadyPodManagement, 1, s.template())
+}
+
+func (s Server) meta() metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: s.Name, Namespace: BankNamespace}
+}
+
+// secret makes the namespace and the Secret with the password.
+func (s Server) secret(ctx context.Context, client kubernetes.Interface) error {
 	if err := ensure(client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: BankNamespace}}, metav1.CreateOptions{})); err != nil {
 		return err
 	}
-	meta := metav1.ObjectMeta{Name: s.Name, Namespace: BankNamespace}
-	if err := ensure(client.CoreV1().Secrets(BankNamespace).Create(ctx, &corev1.Secret{ObjectMeta: meta,
+	return ensure(client.CoreV1().Secrets(BankNamespace).Create(ctx, &corev1.Secret{ObjectMeta: s.meta(),
 		StringData: map[string]string{BankAdmin: ServerPassword(s.Name)},
-	}, metav1.CreateOptions{})); err != nil {
-		return err
-	}
-	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
-	claim := "data-" + ServerPod(s.Name)
-	if err := ensure(client.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Spec: corev1.PersistentVolumeSpec{
-		Capacity: size, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: s.Folder}},
-		ClaimRef:               &corev1.ObjectReference{Namespace: BankNamespace, Name: claim},
-	}}, metav1.CreateOptions{})); err != nil {
-		return err
-	}
-	one := int32(1)
-	return ensure(client.AppsV1().StatefulSets(BankNamespace).Create(ctx, &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
-		Replicas: &one, ServiceName: s.Name, Selector: selector(s.Name), Template: s.template(),
+	}, metav1.CreateOptions{}))
+}
+
+// volume makes that of a pod.
+func (s Server) volume(ctx context.Context, client kubernetes.Interface, pod, folder string) error {
+	return ensure(client.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: pod}, Spec: corev1.PersistentVolumeSpec{
+		Capacity: serverStorage(), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}},
+		ClaimRef:               &corev1.ObjectReference{Namespace: BankNamespace, Name: "data-" + pod},
+	}}, metav1.CreateOptions{}))
+}
+
+func serverStorage() corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+}
+
+func (s Server) start(ctx context.Context, client kubernetes.Interface, policy appsv1.PodManagementPolicyType, replicas int32, template corev1.PodTemplateSpec) error {
+	return ensure(client.AppsV1().StatefulSets(BankNamespace).Create(ctx, &appsv1.StatefulSet{ObjectMeta: s.meta(), Spec: appsv1.StatefulSetSpec{
+		Replicas: &replicas, PodManagementPolicy: policy, ServiceName: s.Name, Selector: selector(s.Name), Template: template,
 		VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{Requests: size}, VolumeName: s.Name,
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{Requests: serverStorage()},
 		}}},
 	}}, metav1.CreateOptions{}))
 }
