@@ -312,7 +312,33 @@ func (g *group) found(all []corev1.Pod, known []plans.Database) (Found, bool) {
 		}
 	}
 	f.Proposed = g.proposal(f)
+	if label, leads := roleOf(pods); label != "" && f.Selector != "" {
+		f.Proposed.Pod.Selector += "," + label + "=replica"
+		f.Proposed.Pod.Primary = f.Selector + "," + label + "=" + leads
+	}
 	return f, true
+}
+
+// roleOf is the label by which Patroni and operators tell which pod leads, where standbys are there, and its value then.
+func roleOf(pods []*corev1.Pod) (label, leads string) {
+	if len(pods) == 0 {
+		return "", ""
+	}
+	for _, label := range slices.Sorted(maps.Keys(pods[0].Labels)) {
+		if !strings.HasSuffix(strings.ToLower(label), "role") {
+			continue
+		}
+		values := map[string]bool{}
+		for _, pod := range pods {
+			values[pod.Labels[label]] = true
+		}
+		for _, leads := range []string{"master", "primary"} {
+			if values[leads] && values["replica"] {
+				return label, leads
+			}
+		}
+	}
+	return "", ""
 }
 
 // isOf reports whether an entry of the Cluster document names one of the pods.

@@ -118,6 +118,23 @@ func TestDiscoverGroupsByTheTop(t *testing.T) {
 	}
 }
 
+// TestDiscoverStandbys has the labels by which Patroni and operators tell roles: a backup is proposed of a standby.
+func TestDiscoverStandbys(t *testing.T) {
+	for label, leads := range map[string]string{"role": "master", "spilo-role": "master", "postgres-operator.crunchydata.com/role": "master", "cnpg.io/instanceRole": "primary"} {
+		pod := func(name, role string) corev1.Pod {
+			return running(about(name, map[string]string{"app": "ledger", label: role}, "StatefulSet", "ledger"), image("postgres:16"))
+		}
+		alone := discovered(t, cluster.Workloads{Pods: []corev1.Pod{pod("ledger-0", leads)}})
+		if at := alone[0].Proposed.Pod; at.Selector != "app=ledger" || at.Primary != "" {
+			t.Errorf("%s, no standby: %+v", label, at)
+		}
+		both := discovered(t, cluster.Workloads{Pods: []corev1.Pod{pod("ledger-0", "replica"), pod("ledger-1", leads)}})
+		if at := both[0].Proposed.Pod; at.Selector != "app=ledger,"+label+"=replica" || at.Primary != "app=ledger,"+label+"="+leads {
+			t.Errorf("%s: %+v", label, at)
+		}
+	}
+}
+
 func TestDiscoverOperators(t *testing.T) {
 	labels := func(n string) map[string]string {
 		return map[string]string{"cnpg.io/cluster": "bank", "cnpg.io/instanceName": n, "app.kubernetes.io/managed-by": "cnpg"}
