@@ -24,6 +24,9 @@ type DatabasePod struct {
 	Selector string `yaml:"selector,omitempty" json:"selector,omitempty"`
 	// Primary chooses the pod that a restore goes to, where Selector chooses standbys.
 	Primary string `yaml:"primary,omitempty" json:"primary,omitempty"`
+	// Patroni chooses the pods of a Patroni cluster, and the objects in which it keeps its state, by the labels that they
+	// have in common: "application=patroni,cluster-name=db".
+	Patroni string `yaml:"patroni,omitempty" json:"patroni,omitempty"`
 	// Container is by default the one that the pod names as its default, else its first.
 	Container string `yaml:"container,omitempty" json:"container,omitempty"`
 }
@@ -132,6 +135,8 @@ type EngineMode struct {
 	Begin   string `yaml:"begin,omitempty" json:"begin,omitempty"`
 	Restore string `yaml:"restore,omitempty" json:"restore,omitempty"`
 	Finish  string `yaml:"finish,omitempty" json:"finish,omitempty"`
+	// Empty takes away what another member of the server's cluster holds, so that it copies the restored one.
+	Empty string `yaml:"empty,omitempty" json:"empty,omitempty"`
 }
 
 // EngineError gives what a tool says the kind of error that it is, and what to do about it.

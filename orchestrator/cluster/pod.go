@@ -21,6 +21,7 @@ type PodQuery struct {
 	Name      string // else the first ready pod, by name, that Selector chooses
 	Selector  string
 	Container string // empty means the pod's default, else its first
+	Patroni   string // chooses what belongs to a Patroni cluster: to stop one of its pods is to stop all
 }
 
 // FindPod returns the names of a pod that runs and of its container. Errors: NotFound when the named

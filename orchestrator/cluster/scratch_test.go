@@ -41,7 +41,7 @@ func scratchServer(namespace, name string) *appsv1.StatefulSet {
 }
 
 func scratchWorkload(set *appsv1.StatefulSet) stoppable {
-	return stoppable{kind: "StatefulSet", meta: set.ObjectMeta, template: set.Spec.Template, claims: set.Spec.VolumeClaimTemplates, ordinal: "0"}
+	return stoppable{kind: "StatefulSet", meta: set.ObjectMeta, template: set.Spec.Template, claims: set.Spec.VolumeClaimTemplates, ordinal: 0}
 }
 
 // inCluster has the API server take the pod as a task's helper, and returns what it made of it.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,8 @@ const stoppedWithin = 30 * time.Minute
 type StandIn struct {
 	Helper
 	workload stoppable
+	query    PodQuery
+	task     string
 }
 
 // stoppable is a StatefulSet or a Deployment, as far as they are alike.
@@ -42,37 +45,43 @@ type stoppable struct {
 	selector *metav1.LabelSelector
 	template corev1.PodTemplateSpec
 	claims   []corev1.PersistentVolumeClaim // of a StatefulSet: each pod has its own
-	ordinal  string                         // of the pod that is stood in for
+	ordinal  int32                          // of the pod that is stood in for
 }
 
 // Stop scales the workload of a pod to nothing, waits until its pods are gone, and starts a stand-in for the pod.
 // It can be repeated; task is the same in every try. The workload stays stopped until StandIn.Resume: its number of
 // replicas is in its annotation muster.dev/replicas-before.
 //
-// Errors: NotFound for no workload of such pods, Unsupported for one of several pods, one whose volumes go with
-// its pod, and one that an operator would start again; Busy when another task has stopped it.
+// Errors: NotFound for no workload of such pods, Unsupported for one of several pods that Patroni does not lead, one
+// whose volumes go with its pod, and one that an operator would start again; Busy when another task has stopped it.
 func (c *Client) Stop(ctx context.Context, q PodQuery, task string) (StandIn, error) {
 	w, err := c.stoppable(ctx, q)
 	if err != nil {
 		return StandIn{}, err
 	}
-	s := StandIn{workload: w}
-	pod, err := w.standIn(q.Container)
-	if err != nil {
-		return s, err
-	}
+	s := StandIn{workload: w, query: q, task: task}
 	if err := w.scaleToNothing(ctx); err != nil {
 		return s, errors.Join(err, s.Resume(ctx))
 	}
-	helper, err := c.startHelper(ctx, task, pod)
-	if fault.Is(err, fault.Busy) { // another task works on the data
-		return s, err
-	}
-	s.Helper = helper
-	if err != nil {
+	err = s.standFor(ctx, w)
+	if err != nil && !fault.Is(err, fault.Busy) { // another task works on the data
 		err = errors.Join(err, s.Resume(ctx))
 	}
 	return s, err
+}
+
+// standFor starts the stand-in with the volumes of one of the workload's pods.
+func (s *StandIn) standFor(ctx context.Context, w stoppable) error {
+	pod, err := w.standIn(s.query.Container)
+	if err != nil {
+		return err
+	}
+	helper, err := w.client.startHelper(ctx, s.task, pod)
+	if fault.Is(err, fault.Busy) {
+		return err
+	}
+	s.Helper = helper
+	return err
 }
 
 // CheckStop tells why Stop would refuse.
@@ -92,8 +101,11 @@ func (c *Client) stoppable(ctx context.Context, q PodQuery) (stoppable, error) {
 	if owner := metav1.GetControllerOfNoCopy(&w.meta); owner != nil {
 		return w, refuse("it belongs to %s %s, which would start it again: restore a logical backup into the server as it runs", owner.Kind, owner.Name)
 	}
-	if n := w.wanted(); n != 1 {
+	switch n := w.wanted(); {
+	case n != 1 && q.Patroni == "":
 		return w, refuse("it has %d replicas, and only one can be given the data: scale it to 1, and let the others copy it afterwards", n)
+	case n != 1 && len(w.claims) == 0:
+		return w, refuse("its %d pods have no volumes of their own, and those of the others are emptied: restore a logical backup into the leader", n)
 	}
 	_, err = w.standIn(q.Container)
 	return w, err
@@ -102,7 +114,7 @@ func (c *Client) stoppable(ctx context.Context, q PodQuery) (stoppable, error) {
 // workloadOf finds the workload of pods that may not be there.
 func (c *Client) workloadOf(ctx context.Context, q PodQuery) (stoppable, error) {
 	subject := q.Namespace + "/" + q.Name + q.Selector
-	selector, err := labels.Parse(q.Selector)
+	selector, err := labels.Parse(cmp.Or(q.Patroni, q.Selector))
 	if err != nil {
 		return stoppable{}, fault.New("find workload", fault.Invalid, subject, err)
 	}
@@ -111,10 +123,10 @@ func (c *Client) workloadOf(ctx context.Context, q PodQuery) (stoppable, error) 
 		return stoppable{}, err
 	}
 	all = slices.DeleteFunc(all, func(w stoppable) bool {
-		if q.Name == "" {
+		if q.Name == "" || q.Patroni != "" {
 			return !selector.Matches(labels.Set(w.template.Labels))
 		}
-		return w.meta.Name+"-"+w.ordinal != q.Name && !w.hasPod(q.Name)
+		return fmt.Sprintf("%s-%d", w.meta.Name, w.ordinal) != q.Name && !w.hasPod(q.Name)
 	})
 	switch {
 	case len(all) == 0:
@@ -152,11 +164,11 @@ func replicasOf(n *int32) int32 {
 }
 
 // ordinalOf is that of a StatefulSet's first pod.
-func ordinalOf(s appsv1.StatefulSet) string {
+func ordinalOf(s appsv1.StatefulSet) int32 {
 	if s.Spec.Ordinals == nil {
-		return "0"
+		return 0
 	}
-	return strconv.Itoa(int(s.Spec.Ordinals.Start))
+	return s.Spec.Ordinals.Start
 }
 
 func (w stoppable) subject() string { return w.meta.Namespace + "/" + w.meta.Name }
@@ -261,7 +273,7 @@ func (w stoppable) claimed() []corev1.Volume {
 	var volumes []corev1.Volume
 	for _, claim := range w.claims {
 		volumes = append(volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
-			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprintf("%s-%s-%s", claim.Name, w.meta.Name, w.ordinal)},
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprintf("%s-%s-%d", claim.Name, w.meta.Name, w.ordinal)},
 		}})
 	}
 	return volumes
@@ -304,14 +316,19 @@ func (s StandIn) again(ctx context.Context) (stoppable, error) {
 
 // Resume takes the stand-in away and gives the workload its replicas again.
 func (s StandIn) Resume(ctx context.Context) error {
-	if s.Name != "" {
-		if err := s.Remove(ctx); err != nil {
-			return err
-		}
-	}
-	w, err := s.again(ctx)
+	w, err := s.leave(ctx)
 	if err != nil || w.meta.Annotations[replicasBefore] == "" {
 		return err
 	}
 	return w.patch(ctx, w.wanted(), nil)
+}
+
+// leave takes the stand-in away.
+func (s StandIn) leave(ctx context.Context) (stoppable, error) {
+	if s.Name != "" {
+		if err := s.Remove(ctx); err != nil {
+			return stoppable{}, err
+		}
+	}
+	return s.again(ctx)
 }

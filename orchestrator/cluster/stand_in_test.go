@@ -46,10 +46,16 @@ func TestStopRefuses(t *testing.T) {
 		kind   fault.Kind
 		text   string
 	}{
-		"fits":           {func(*appsv1.StatefulSet) {}, PodQuery{Selector: "app=db", Container: "server"}, 0, ""},
-		"fits by name":   {func(*appsv1.StatefulSet) {}, PodQuery{Name: "db-0", Container: "server"}, 0, ""},
-		"several":        {func(s *appsv1.StatefulSet) { three := int32(3); s.Spec.Replicas = &three }, PodQuery{Selector: "app=db", Container: "server"}, fault.Unsupported, "3 replicas"},
-		"stopped, of 3":  {func(s *appsv1.StatefulSet) { s.Annotations = map[string]string{replicasBefore: "3"} }, PodQuery{Selector: "app=db", Container: "server"}, fault.Unsupported, "3 replicas"},
+		"fits":          {func(*appsv1.StatefulSet) {}, PodQuery{Selector: "app=db", Container: "server"}, 0, ""},
+		"fits by name":  {func(*appsv1.StatefulSet) {}, PodQuery{Name: "db-0", Container: "server"}, 0, ""},
+		"several":       {func(s *appsv1.StatefulSet) { three := int32(3); s.Spec.Replicas = &three }, PodQuery{Selector: "app=db", Container: "server"}, fault.Unsupported, "3 replicas"},
+		"stopped, of 3": {func(s *appsv1.StatefulSet) { s.Annotations = map[string]string{replicasBefore: "3"} }, PodQuery{Selector: "app=db", Container: "server"}, fault.Unsupported, "3 replicas"},
+		"of patroni":    {func(s *appsv1.StatefulSet) { three := int32(3); s.Spec.Replicas = &three }, PodQuery{Selector: "app=db,role=master", Patroni: "app=db", Container: "server"}, 0, ""},
+		"sharing": {func(s *appsv1.StatefulSet) {
+			three := int32(3)
+			s.Spec.Replicas, s.Spec.VolumeClaimTemplates = &three, nil
+			s.Spec.Template.Spec.Volumes = append(s.Spec.Template.Spec.Volumes, corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "shared"}}})
+		}, PodQuery{Selector: "app=db", Patroni: "app=db", Container: "server"}, fault.Unsupported, "no volumes of their own"},
 		"no volume":      {func(*appsv1.StatefulSet) {}, PodQuery{Selector: "app=db", Container: "exporter"}, fault.Unsupported, "no volume that outlives its pod"},
 		"no container":   {func(*appsv1.StatefulSet) {}, PodQuery{Selector: "app=db", Container: "postgres"}, fault.NotFound, "exporter, server"},
 		"none":           {func(*appsv1.StatefulSet) {}, PodQuery{Selector: "app=other"}, fault.NotFound, "no StatefulSet or Deployment"},
@@ -80,7 +86,7 @@ func TestStopRefuses(t *testing.T) {
 
 func TestStandInHasNoEnvironment(t *testing.T) {
 	set := database("shop", strings.Repeat("long", 14))
-	w := stoppable{kind: "StatefulSet", meta: set.ObjectMeta, template: set.Spec.Template, claims: set.Spec.VolumeClaimTemplates, ordinal: "0"}
+	w := stoppable{kind: "StatefulSet", meta: set.ObjectMeta, template: set.Spec.Template, claims: set.Spec.VolumeClaimTemplates}
 	pod, err := w.standIn("server")
 	if err != nil {
 		t.Fatal(err)

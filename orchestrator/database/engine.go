@@ -114,7 +114,7 @@ func extendMode(mode, base plans.EngineMode) plans.EngineMode {
 }
 
 func scriptsOf(m *plans.EngineMode) []*string {
-	return []*string{&m.Check, &m.Session, &m.Parts, &m.Backup, &m.Target, &m.Begin, &m.Restore, &m.Finish}
+	return []*string{&m.Check, &m.Session, &m.Parts, &m.Backup, &m.Target, &m.Begin, &m.Restore, &m.Finish, &m.Empty}
 }
 
 func merged[T any](base, own map[string]T) map[string]T {

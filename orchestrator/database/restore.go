@@ -83,6 +83,16 @@ func (s *Server) Restore(ctx context.Context, config RestoreConfig) error {
 	return r.script(ctx, "finish the restore", mode.Finish)
 }
 
+// Empty takes away what another member of the server's cluster holds, so that it copies the restored one. It can be
+// repeated.
+func (s *Server) Empty(ctx context.Context, modeName string) error {
+	_, mode, err := s.Mode(modeName)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, call{op: "empty a member", script: mode.Empty})
+}
+
 // logArgs begins the arguments of a part that is a file of the log.
 const logArgs = "log"
 

@@ -115,7 +115,7 @@ func needsCluster(d plans.Database) bool {
 }
 
 func podQuery(d *plans.DatabasePod) cluster.PodQuery {
-	return cluster.PodQuery{Namespace: d.Namespace, Name: d.Name, Selector: d.Selector, Container: d.Container}
+	return cluster.PodQuery{Namespace: d.Namespace, Name: d.Name, Selector: d.Selector, Container: d.Container, Patroni: d.Patroni}
 }
 
 // targetQuery names the pod that a restore goes to.

@@ -118,8 +118,11 @@ func (s *RestoreDatabases) checkStop(ctx context.Context, run *orchestrator.Run,
 	if err != nil {
 		return false, err
 	}
-	d, _, stop, err := databaseTarget(run, base.layer)
+	d, engine, stop, err := databaseTarget(run, base.layer)
 	if err != nil || !stop {
+		return false, err
+	}
+	if err := s.mayEmpty(d, engine.Spec.Modes[base.layer.Mode]); err != nil {
 		return false, err
 	}
 	client, err := clusterClient(ctx, run)
@@ -128,6 +131,19 @@ func (s *RestoreDatabases) checkStop(ctx context.Context, run *orchestrator.Run,
 	}
 	defer client.Close()
 	return true, client.CheckStop(ctx, targetQuery(d.Pod))
+}
+
+// mayEmpty refuses a Patroni cluster whose other members can't, or are not to, be emptied.
+func (s *RestoreDatabases) mayEmpty(d plans.Database, mode plans.EngineMode) error {
+	switch {
+	case d.Pod.Patroni == "":
+		return nil
+	case mode.Empty == "":
+		return fault.Newf("check target", fault.Unsupported, d.Name, "pod.patroni: its engine has no script empty in this mode")
+	case s.OnExisting != ReplaceExisting:
+		return fault.Newf("check target", fault.Exists, d.Name, "the volumes of its other members are emptied for the restore: that wants onExisting: replace")
+	}
+	return nil
 }
 
 // databaseTarget is the entry and the engine of a restore, and whether the server's pod has to be stopped for it.
@@ -151,7 +167,7 @@ func (s *RestoreDatabases) open(ctx context.Context, run *orchestrator.Run, name
 	if err != nil {
 		return nil, base, err
 	}
-	o, err := openTarget(ctx, run, base.layer)
+	o, err := s.openTarget(ctx, run, base.layer)
 	if err != nil || s.Until.IsZero() {
 		return o, base, err
 	}
@@ -241,7 +257,7 @@ func openCaptured(ctx context.Context, run *orchestrator.Run, layer repository.D
 }
 
 // openTarget reaches the target of a restore, and stops what has to be stopped.
-func openTarget(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) (*openDatabase, error) {
+func (s *RestoreDatabases) openTarget(ctx context.Context, run *orchestrator.Run, layer repository.DatabaseLayer) (*openDatabase, error) {
 	d, engine, stop, err := databaseTarget(run, layer)
 	if err != nil {
 		return nil, err
@@ -249,6 +265,10 @@ func openTarget(ctx context.Context, run *orchestrator.Run, layer repository.Dat
 	find := asTarget
 	if stop {
 		find = stopped
+		err = s.mayEmpty(d, engine.Spec.Modes[layer.Mode])
+	}
+	if err != nil {
+		return nil, err
 	}
 	return connectDatabaseAt(ctx, run, d, engine, find)
 }
@@ -307,14 +327,23 @@ func restoreStopped(ctx context.Context, o *openDatabase, config database.Restor
 	} else if err != nil {
 		return errors.Join(err, o.standIn.Resume(ctx))
 	}
-	end() // before the workload is scaled
-	return o.standIn.Resume(ctx)
+	if o.Database.Pod.Patroni == "" {
+		end() // before the workload is scaled
+		return o.standIn.Resume(ctx)
+	}
+	empty := func(ctx context.Context) error { return o.Empty(ctx, config.Mode) }
+	if err := o.standIn.EachOther(guarded, empty); err != nil {
+		return fmt.Errorf("%w; the server stays stopped, its members are restored in part: resume the run", err)
+	}
+	end()
+	return o.standIn.ResumeFirst(ctx)
 }
 
 // startsWithin bounds the wait for a server to be ready that was stopped for a restore.
 const startsWithin = 10 * time.Minute
 
-// Verify waits until a server is ready that was stopped for the restore. Others have nothing to look at: what a
+// Verify waits until a server is ready that was stopped for the restore; the other members of a Patroni cluster start
+// then. Others have nothing to look at: what a
 // server holds is for verify-databases.
 func (s *RestoreDatabases) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
 	var r restoredDatabase
@@ -340,7 +369,11 @@ func (s *RestoreDatabases) Verify(ctx context.Context, run *orchestrator.Run, re
 	waiting, cancel := context.WithTimeout(ctx, startsWithin)
 	defer cancel()
 	run.Progress.Status("waiting until " + run.Item + " is ready")
-	return client.AwaitPod(waiting, targetQuery(d.Pod))
+	err = client.AwaitPod(waiting, targetQuery(d.Pod))
+	if err != nil || d.Pod.Patroni == "" {
+		return err
+	}
+	return client.ResumeOthers(ctx, targetQuery(d.Pod))
 }
 
 // Undo leaves the data: a restore that replaced something can't bring it back, and data is never deleted here.

@@ -238,10 +238,11 @@ select id, balance from account order by id;
 
 // capturedBank is the part of a manifest's database that scenarios read.
 type capturedBank struct {
-	Name   string    `json:"name"`
-	Path   string    `json:"path"`
-	Taken  time.Time `json:"taken"`
-	Tables int       `json:"tables"`
+	Name   string            `json:"name"`
+	Path   string            `json:"path"`
+	Taken  time.Time         `json:"taken"`
+	Tables int               `json:"tables"`
+	Facts  map[string]string `json:"facts"`
 }
 
 func (s *Scenario) capturedBank(ctx context.Context) (capturedBank, error) {

@@ -19,6 +19,7 @@ import (
 // podServer is a server in a pod, with a bank's books.
 type podServer struct {
 	workload.Server
+	at       string // the pod that is asked; empty for the only one
 	engine   string
 	settings string // of the Cluster document: YAML in one line
 	secrets  string // the same; empty for the password of the Secret
@@ -154,7 +155,7 @@ func (p *podServer) entry() string {
 // command runs a script in the server's container, by containerd: it goes on while API servers are away.
 func (p *podServer) command(t *testing.T, s *Scenario, script string) *exec.Cmd {
 	t.Helper()
-	id, err := s.Lab.Kubectl(t.Context(), "get", "pod", "--namespace", workload.BankNamespace, workload.ServerPod(p.Name), "--output", "jsonpath={.status.containerStatuses[0].containerID}")
+	id, err := s.Lab.Kubectl(t.Context(), "get", "pod", "--namespace", workload.BankNamespace, cmp.Or(p.at, workload.ServerPod(p.Name)), "--output", "jsonpath={.status.containerStatuses[0].containerID}")
 	must(t, err)
 	c, err := s.Lab.ExecCommand(t.Context(), s.Members()[0], "ctr", "--namespace", "k8s.io", "task", "exec", "--exec-id", "test-"+rand.Text(), strings.TrimPrefix(strings.TrimSpace(id), "containerd://"), "sh", "-c", script)
 	must(t, err)
