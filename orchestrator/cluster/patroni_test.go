@@ -22,7 +22,7 @@ func TestForgetPatroni(t *testing.T) {
 	leader := map[string]string{"leader": "a-0", "optime": "5000", "example.org/note": "kept"}
 	state := map[string]string{"config": "{}", "initialize": "7", "history": "[]"}
 	for _, meta := range []metav1.ObjectMeta{about("a", "a", leader), about("a-config", "a", state), about("b-config", "b", state)} {
-		if _, err := core.Endpoints(namespace).Create(t.Context(), &corev1.Endpoints{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+		if _, err := core.Endpoints(namespace).Create(t.Context(), &corev1.Endpoints{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil { //nolint:staticcheck // what Patroni writes
 			t.Fatal(err)
 		}
 		if _, err := core.ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {

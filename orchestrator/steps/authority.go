@@ -148,6 +148,9 @@ func makingPods(document *plans.Cluster, patterns []string, verbs ...string) ([]
 		for _, kind := range []string{"statefulsets", "deployments"} {
 			wanted = append(wanted, permit("apps", kind, d.Pod.Namespace, verbs...)...)
 		}
+		if d.Pod.Patroni != "" {
+			wanted = append(wanted, append(permit("", "configmaps", d.Pod.Namespace, verbs...), permit("", "endpoints", d.Pod.Namespace, verbs...)...)...)
+		}
 	}
 	return wanted, err
 }
