@@ -98,7 +98,7 @@ func mongodbPod() *podServer {
 		client: "cat >/tmp/bank.js <<'JS'\n" + mongodbBank + "JS\nHOME=/tmp exec mongosh --quiet --norc --nodb /tmp/bank.js",
 		open:   "open\n", books: "books\n",
 		judge: judgeLog,
-		bank:  bank{transaction: plainTransaction, pause: 10 * time.Millisecond},
+		bank:  bank{transaction: plainTransaction, pause: 50 * time.Millisecond},
 	}
 }
 
