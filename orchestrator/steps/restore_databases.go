@@ -343,8 +343,7 @@ func restoreStopped(ctx context.Context, o *openDatabase, config database.Restor
 const startsWithin = 10 * time.Minute
 
 // Verify waits until a server is ready that was stopped for the restore; the other members of a Patroni cluster start
-// then. Others have nothing to look at: what a
-// server holds is for verify-databases.
+// then. Others have nothing to look at: what a server holds is for verify-databases.
 func (s *RestoreDatabases) Verify(ctx context.Context, run *orchestrator.Run, receipt orchestrator.Receipt) error {
 	var r restoredDatabase
 	if err := json.Unmarshal(receipt, &r); err != nil {
