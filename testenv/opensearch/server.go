@@ -73,7 +73,8 @@ func (s *Server) start(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(filepath.Join(home, "config"), 0o755), os.MkdirAll(s.Snapshots(), 0o755)); err != nil {
 		return err
 	}
-	config := "network.host: 127.0.0.1\ntransport.port: 0\ndiscovery.type: single-node\npath.repo: [" + strings.Join(append(s.shared, s.Snapshots()), ", ") + "]\n"
+	// Without the threshold, what else is on the disk is not its affair: at 90 % it would make no index any more.
+	config := "network.host: 127.0.0.1\ntransport.port: 0\ndiscovery.type: single-node\ncluster.routing.allocation.disk.threshold_enabled: false\npath.repo: [" + strings.Join(append(s.shared, s.Snapshots()), ", ") + "]\n"
 	if err := os.WriteFile(filepath.Join(home, "config", s.kind.config), []byte(config), 0o644); err != nil {
 		return err
 	}
