@@ -212,21 +212,35 @@ func (b *bank) await(ctx context.Context, more int) error {
 
 // ledgerOf is what the bank's tables hold after a number of transactions.
 func ledgerOf(transactions int) (digest string) {
+	sum := sha256.New()
+	for n := 1; n <= transactions; n++ {
+		source, target, amount := transfer(n)
+		fmt.Fprintf(sum, "%d|%d|%d|%d\n", n, source, target, amount)
+	}
+	fmt.Fprint(sum, accountRows(balancesOf(transactions)))
+	return fmt.Sprintf("%x", sum.Sum(nil))
+}
+
+// balancesOf are those of all accounts after a number of transactions.
+func balancesOf(transactions int) []int {
 	balances := make([]int, bankAccounts)
 	for i := range balances {
 		balances[i] = bankOpening
 	}
-	sum := sha256.New()
 	for n := 1; n <= transactions; n++ {
 		source, target, amount := transfer(n)
 		balances[source] -= amount
 		balances[target] += amount
-		fmt.Fprintf(sum, "%d|%d|%d|%d\n", n, source, target, amount)
 	}
+	return balances
+}
+
+func accountRows(balances []int) string {
+	var rows strings.Builder
 	for id, balance := range balances {
-		fmt.Fprintf(sum, "%d|%d\n", id, balance)
+		fmt.Fprintf(&rows, "%d|%d\n", id, balance)
 	}
-	return fmt.Sprintf("%x", sum.Sum(nil))
+	return rows.String()
 }
 
 func rowsDigest(text []byte) string { return fmt.Sprintf("%x", sha256.Sum256(text)) }
@@ -243,6 +257,8 @@ type capturedBank struct {
 	Taken  time.Time         `json:"taken"`
 	Tables int               `json:"tables"`
 	Facts  map[string]string `json:"facts"`
+
+	PointInTime bool `json:"pointInTime"`
 }
 
 func (s *Scenario) capturedBank(ctx context.Context) (capturedBank, error) {

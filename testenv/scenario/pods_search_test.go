@@ -23,8 +23,8 @@ func searchPod(name, engine, image string) *podServer {
 		},
 		engine: engine, settings: "{scheme: http, folder: " + podData + "/snapshots, repository: kept, register: yes}", secrets: "{}",
 		client: searchBank, open: "open\n", books: "books\n",
-		judge: judgeSearch,
-		bank:  bank{transaction: plainTransaction, pause: 50 * time.Millisecond},
+		judge: judgeSearch, apart: true,
+		bank: bank{transaction: plainTransaction, pause: 50 * time.Millisecond},
 	}
 }
 

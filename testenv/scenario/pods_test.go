@@ -30,6 +30,7 @@ type podServer struct {
 	judge func(books []byte) (transactions int, wrong string)
 	bank  bank
 	tick  time.Duration // of the times in its log
+	apart bool          // a backup is of no single moment
 }
 
 const podData = "/var/lib/server" // where pods have their volume
@@ -48,7 +49,7 @@ insert into account select n, 1000 from generate_series(0, 9999) n;
 create table bulk as select n, md5(random()::text) from generate_series(1, 500000) n;
 `,
 		books: readBooks, judge: judgeLedger,
-		bank: bank{transaction: postgresTransaction},
+		bank: bank{transaction: postgresTransaction, pause: 5 * time.Millisecond},
 	}
 }
 
@@ -66,7 +67,7 @@ insert into account select seq, 1000 from seq_0_to_9999;
 create table bulk as select seq, md5(rand()) from seq_1_to_500000;
 `,
 		books: readBooks, judge: judgeLedger, tick: time.Second,
-		bank: bank{transaction: func(n int) string {
+		bank: bank{pause: 5 * time.Millisecond, transaction: func(n int) string {
 			return strings.Replace(postgresTransaction(n), `\echo `+fmt.Sprint(n), fmt.Sprintf("select %d;", n), 1)
 		}},
 	}
@@ -86,8 +87,8 @@ func judgeLedger(books []byte) (int, string) {
 	return n, ""
 }
 
-// mongodbPod has a writer that moves money in two steps, since FerretDB knows no transactions; what it logs is
-// numbered. The server is no member of a replica set: a backup of it is of no single moment.
+// mongodbPod has a writer that moves money in three steps, since FerretDB knows no transactions: what comes back is what
+// there was after one of them.
 func mongodbPod() *podServer {
 	return &podServer{
 		Server: workload.Server{
@@ -97,7 +98,7 @@ func mongodbPod() *podServer {
 		engine: "mongodb", settings: "{}", secrets: "{}",
 		client: "cat >/tmp/bank.js <<'JS'\n" + mongodbBank + "JS\nHOME=/tmp exec mongosh --quiet --norc --nodb /tmp/bank.js",
 		open:   "open\n", books: "books\n",
-		judge: judgeLog,
+		judge: judgeSteps,
 		bank:  bank{transaction: plainTransaction, pause: 50 * time.Millisecond},
 	}
 }
@@ -119,7 +120,7 @@ function next() {
 const bank = Mongo('mongodb://127.0.0.1:27017/?directConnection=true').getDB('bank');
 for (let line; (line = next()) !== null;) {
   if (line === 'open') { bank.account.insertMany([...Array(10000).keys()].map(i => ({_id: i, balance: 1000}))); continue; }
-  if (line === 'books') { bank.log.find().sort({_id: 1}).forEach(d => print([d._id, d.source, d.target, d.amount].join(' '))); continue; }
+  if (line === 'books') { bank.log.find().sort({_id: 1}).forEach(d => print([d._id, d.source, d.target, d.amount].join(' '))); print('accounts'); bank.account.find().sort({_id: 1}).forEach(d => print(d._id + '|' + d.balance)); continue; }
   const [n, source, target, amount] = line.split(' ').map(Number);
   bank.account.updateOne({_id: source}, {$inc: {balance: -amount}});
   bank.account.updateOne({_id: target}, {$inc: {balance: amount}});
@@ -142,6 +143,24 @@ func judgeLog(books []byte) (int, string) {
 		}
 	}
 	return len(lines) - 1, ""
+}
+
+// judgeSteps wants the log, and the accounts as they were when it was written, or after a step of the next transaction.
+func judgeSteps(books []byte) (int, string) {
+	log, accounts, _ := bytes.Cut(books, []byte("accounts\n"))
+	n, wrong := judgeLog(log)
+	if wrong != "" {
+		return n, wrong
+	}
+	balances := balancesOf(n)
+	source, target, amount := transfer(n + 1)
+	for _, step := range []func(){func() {}, func() { balances[source] -= amount }, func() { balances[target] += amount }} {
+		step()
+		if string(accounts) == accountRows(balances) {
+			return n, ""
+		}
+	}
+	return n, fmt.Sprintf("the accounts are those of no moment after %d transactions", n)
 }
 
 func (p *podServer) name() string { return workload.BankNamespace + "/" + p.Name }
@@ -372,6 +391,9 @@ func (s *Scenario) newestOf(t *testing.T, g podGroup) podPoint {
 		i := slices.IndexFunc(manifest.Databases, func(d capturedBank) bool { return d.Name == p.name() })
 		if i < 0 {
 			t.Fatalf("the point of %s does not hold %s", g.name, p.name())
+		}
+		if d := manifest.Databases[i]; d.PointInTime == p.apart {
+			t.Errorf("%s: a backup of one moment: %t", p.name(), d.PointInTime)
 		}
 		least := p.bank.acknowledged(manifest.Databases[i].Taken)
 		if least == 0 {
