@@ -135,12 +135,10 @@ func (s *WaitFor) Authority(ctx context.Context, client *cluster.Client, _ *plan
 
 // makingPods is what reaching databases needs, and a pod that is made like those of their workloads.
 func makingPods(document *plans.Cluster, patterns []string, verbs ...string) ([]cluster.Permission, error) {
-	wanted, err := reaching(document, patterns)
-	if err != nil {
-		return nil, err
-	}
 	chosen, err := chosenDatabases(document, patterns)
+	var wanted []cluster.Permission
 	for _, d := range chosen {
+		wanted = append(wanted, reachingOne(d)...)
 		if d.Pod == nil {
 			continue
 		}
@@ -148,49 +146,41 @@ func makingPods(document *plans.Cluster, patterns []string, verbs ...string) ([]
 		for _, kind := range []string{"statefulsets", "deployments"} {
 			wanted = append(wanted, permit("apps", kind, d.Pod.Namespace, verbs...)...)
 		}
-		if d.Pod.Patroni != "" {
-			wanted = append(wanted, append(permit("", "configmaps", d.Pod.Namespace, verbs...), permit("", "endpoints", d.Pod.Namespace, verbs...)...)...)
+		if d.Pod.Patroni == "" {
+			continue
+		}
+		for _, kind := range []string{"configmaps", "endpoints"} {
+			wanted = append(wanted, permit("", kind, d.Pod.Namespace, verbs...)...)
 		}
 	}
 	return wanted, err
 }
 
-// reaching is what the tools of databases need: the pods in which they run, and the Secrets that entries name.
+// reaching is what the tools of databases need.
 func reaching(document *plans.Cluster, patterns []string) ([]cluster.Permission, error) {
 	chosen, err := chosenDatabases(document, patterns)
 	var wanted []cluster.Permission
 	for _, d := range chosen {
-		if d.Pod != nil {
-			wanted = append(wanted, programs(d.Pod.Namespace)...)
-		}
-		if d.Helper != nil {
-			wanted = append(append(wanted, programs(d.Helper.Namespace)...), permit("", "pods", d.Helper.Namespace, "create", "delete")...)
-		}
-		for _, secret := range d.Secrets {
-			if key := secret.Key; key != nil {
-				wanted = append(wanted, cluster.Permission{Verb: "get", Resource: "secrets", Namespace: key.Namespace, Name: key.Name})
-			}
-		}
+		wanted = append(wanted, reachingOne(d)...)
 	}
 	return wanted, err
 }
 
-// chosenDatabases are a document's that fit one of the patterns.
-func chosenDatabases(document *plans.Cluster, patterns []string) ([]plans.Database, error) {
-	if document == nil {
-		return nil, nil
+// reachingOne is the pods in which a database's tools run, and the Secrets that its entry names.
+func reachingOne(d plans.Database) []cluster.Permission {
+	var wanted []cluster.Permission
+	if d.Pod != nil {
+		wanted = append(wanted, programs(d.Pod.Namespace)...)
 	}
-	var chosen []plans.Database
-	for _, d := range document.Spec.Databases {
-		taken, err := matchesName(d.Name, patterns)
-		if err != nil {
-			return nil, err
-		}
-		if taken {
-			chosen = append(chosen, d)
+	if d.Helper != nil {
+		wanted = append(append(wanted, programs(d.Helper.Namespace)...), permit("", "pods", d.Helper.Namespace, "create", "delete")...)
+	}
+	for _, secret := range d.Secrets {
+		if key := secret.Key; key != nil {
+			wanted = append(wanted, cluster.Permission{Verb: "get", Resource: "secrets", Namespace: key.Namespace, Name: key.Name})
 		}
 	}
-	return chosen, nil
+	return wanted
 }
 
 // programs is what a program in a pod needs. A websocket is opened with get, and since Kubernetes 1.35 the

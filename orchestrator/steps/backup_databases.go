@@ -36,11 +36,12 @@ const (
 
 // Items are the names of the databases.
 func (s *BackupDatabases) Items(_ context.Context, run *orchestrator.Run) ([]string, error) {
+	chosen, err := chosenDatabases(run.Cluster, s.Databases)
 	var names []string
-	for _, d := range run.Cluster.Spec.Databases {
+	for _, d := range chosen {
 		names = append(names, d.Name)
 	}
-	return chosenNames(names, s.Databases)
+	return names, err
 }
 
 // Check has each engine look for everything that would make its backup fail, or be less than it seems.

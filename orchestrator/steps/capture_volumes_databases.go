@@ -26,30 +26,14 @@ func (q VolumesQuiesce) databases(run *orchestrator.Run) ([]plans.Database, erro
 	if len(q.Databases) == 0 {
 		return nil, nil
 	}
-	var names []string
-	if run.Cluster != nil {
-		for _, d := range run.Cluster.Spec.Databases {
-			names = append(names, d.Name)
-		}
-	}
 	for _, pattern := range q.Databases {
-		if found, err := chosenNames(names, []string{pattern}); err != nil {
+		if found, err := chosenDatabases(run.Cluster, []string{pattern}); err != nil {
 			return nil, err
 		} else if len(found) == 0 {
 			return nil, fault.Newf("check quiesce", fault.NotFound, pattern, "the Cluster document lists no such database")
 		}
 	}
-	chosen, err := chosenNames(names, q.Databases)
-	if err != nil {
-		return nil, err
-	}
-	databases := make([]plans.Database, len(chosen))
-	for i, name := range chosen {
-		if databases[i], err = findDatabase(run, name); err != nil {
-			return nil, err
-		}
-	}
-	return databases, nil
+	return chosenDatabases(run.Cluster, q.Databases)
 }
 
 // checkDatabases refuses databases that can't be held, before anything is.

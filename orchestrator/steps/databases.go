@@ -258,6 +258,24 @@ func matchesName(name string, patterns []string) (bool, error) {
 	return len(patterns) == 0, nil
 }
 
+// chosenDatabases are a Cluster document's that fit one of the patterns; without a document there are none.
+func chosenDatabases(document *plans.Cluster, patterns []string) ([]plans.Database, error) {
+	if document == nil {
+		return nil, nil
+	}
+	var chosen []plans.Database
+	for _, d := range document.Spec.Databases {
+		taken, err := matchesName(d.Name, patterns)
+		if err != nil {
+			return nil, err
+		}
+		if taken {
+			chosen = append(chosen, d)
+		}
+	}
+	return chosen, nil
+}
+
 // chosenNames are the names that fit one of the patterns.
 func chosenNames(names, patterns []string) ([]string, error) {
 	var chosen []string
